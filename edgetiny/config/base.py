@@ -1,0 +1,140 @@
+"""How settings come to be: flag over recipe over default, checked once, complete when built."""
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, Union
+
+from edgetiny.errors import ConfigError
+
+
+def setting(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    argument: bool = False,
+) -> Any:
+    """Declare one setting: its default (required if absent), its help line, its bounds.
+
+    argument: a positional argument on the command line instead of a `--flag`.
+    """
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "argument": argument}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Base of every stage's settings. `stage` is the command and the recipe's table name."""
+
+    stage: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            _check_bounds(spec, getattr(self, spec.name))
+        self.check()
+
+    def check(self) -> None:
+        """Raise ConfigError if settings contradict each other."""
+
+    @classmethod
+    def load(cls, recipe: Path | None = None, flags: Mapping[str, Any] | None = None) -> Self:
+        """Build the settings: flags that are not None win over the recipe, which wins over defaults.
+
+        recipe: a TOML file with a table per stage; this stage's table must hold known keys only.
+        Raises ConfigError naming the key and where it stands.
+        """
+        given = read_recipe(recipe, cls.stage) if recipe is not None else {}
+        values = _coerce_all(cls, given, f"{recipe} [{cls.stage}]")
+        chosen = {key: value for key, value in (flags or {}).items() if value is not None}
+        values |= _coerce_all(cls, chosen, f"edgetiny {cls.stage}".rstrip())
+        for spec in fields(cls):
+            if spec.default is MISSING and spec.name not in values:
+                raise ConfigError(f"edgetiny {cls.stage}: {flag_name(spec)} is missing")
+        return cls(**values)
+
+
+def flag_name(spec: Field[Any]) -> str:
+    """Return how a setting is written on the command line: `--hidden-size`, or `CHECKPOINT`."""
+    if spec.metadata["argument"]:
+        return spec.name.upper()
+    return "--" + spec.name.replace("_", "-")
+
+
+def read_recipe(path: Path, stage: str) -> dict[str, Any]:
+    """Return one stage's table of a TOML recipe (empty if it has none).
+
+    Raises ConfigError if the file is missing, is not TOML or has a table of no known stage.
+    """
+    from edgetiny.config.stages import STAGES
+
+    try:
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"recipe {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from error
+    for name, table in recipe.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {name} stands outside a table; put it under [{stage}]")
+        if name not in STAGES:
+            raise ConfigError(f"{path}: unknown table [{name}]{_nearest(name, list(STAGES))}")
+    table = recipe.get(stage, {})
+    assert isinstance(table, dict)
+    return table
+
+
+def _coerce_all(config: type[Config], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    hints = typing.get_type_hints(config)
+    known = {spec.name: spec for spec in fields(config)}
+    values = {}
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key}{_nearest(key, list(known))}")
+        values[key] = _coerce(value, hints[key], f"{where}: {key}")
+    return values
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        [inner] = [arg for arg in args if arg is not type(None)]
+        return _coerce(value, inner, where)
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{where} must be a list, not {value!r}")
+        return tuple(_coerce(part, args[0], where) for part in value)
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"{where} must be one of {', '.join(map(str, args))}, not {value!r}")
+        return value
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{where} must be of type {hint.__name__}, not {value!r}")
+    return value
+
+
+def _check_bounds(spec: Field[Any], value: Any) -> None:
+    minimum, maximum = spec.metadata["minimum"], spec.metadata["maximum"]
+    for part in value if isinstance(value, tuple) else (value,):
+        if part is None:
+            continue
+        if minimum is not None and not part >= minimum:
+            raise ConfigError(f"{flag_name(spec)} must be at least {minimum:g}, not {part}")
+        if maximum is not None and not part <= maximum:
+            raise ConfigError(f"{flag_name(spec)} must be at most {maximum:g}, not {part}")
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(sorted(known))}"

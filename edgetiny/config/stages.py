@@ -1,0 +1,31 @@
+"""Every stage with settings, by the name of its recipe table."""
+
+from edgetiny.config.base import Config
+from edgetiny.config.data import DataBuildConfig
+from edgetiny.config.demo import DemoConfig, DeviceConfig
+from edgetiny.config.export import ExportConfig, VerifyConfig
+from edgetiny.config.model import GqaConfig, InheritConfig, InitConfig, InspectConfig
+from edgetiny.config.run import BenchConfig, EvalConfig, GenerateConfig
+from edgetiny.config.tokenizer import TokenizerCompressConfig, TokenizerTrainConfig
+from edgetiny.config.train import TrainConfig
+
+STAGES: dict[str, type[Config]] = {
+    config.stage: config
+    for config in (
+        TokenizerTrainConfig,
+        TokenizerCompressConfig,
+        DataBuildConfig,
+        InitConfig,
+        InspectConfig,
+        InheritConfig,
+        GqaConfig,
+        TrainConfig,
+        ExportConfig,
+        VerifyConfig,
+        GenerateConfig,
+        EvalConfig,
+        BenchConfig,
+        DeviceConfig,
+        DemoConfig,
+    )
+}

@@ -1,0 +1,46 @@
+"""Settings of `edgetiny train`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from edgetiny.config.base import Config, setting
+from edgetiny.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(Config):
+    """Defaults follow the paper: AdamW (0.9, 0.95), weight decay 0.1, cosine, clip 1.0."""
+
+    stage: ClassVar[str] = "train"
+
+    checkpoint: Path = setting(help="checkpoint folder to start from", argument=True)
+    data: Path = setting(help="token shards")
+    out: Path = setting(help="checkpoint folder to write, training state included")
+    steps: int = setting(1000, "optimizer steps", minimum=1)
+    batch_size: int = setting(8, "sequences in one forward pass", minimum=1)
+    gradient_accumulation: int = setting(1, "forward passes in one step", minimum=1)
+    sequence_length: int = setting(512, "tokens of a sequence", minimum=2)
+    learning_rate: float = setting(1e-3, "peak learning rate", minimum=0.0)
+    warmup_fraction: float = setting(0.05, "share of the steps that warm up", minimum=0.0, maximum=1.0)
+    final_lr_fraction: float = setting(0.1, "last learning rate over the peak", minimum=0.0, maximum=1.0)
+    weight_decay: float = setting(0.1, "decay of the weight matrices", minimum=0.0)
+    beta1: float = setting(0.9, "AdamW's first moment", minimum=0.0, maximum=1.0)
+    beta2: float = setting(0.95, "AdamW's second moment", minimum=0.0, maximum=1.0)
+    clip: float = setting(1.0, "largest gradient norm", minimum=0.0)
+    device: Literal["cpu", "cuda"] = setting("cpu", "where to train")
+    precision: Literal["fp32", "bf16"] = setting("fp32", "arithmetic of the matrix products")
+    compile: bool = setting(False, "compile the model with torch.compile")
+    seed: int = setting(0, "seed of the sample order")
+    eval_every: int = setting(200, "steps between validations; 0 means only at the end", minimum=0)
+    eval_tokens: int = setting(65_536, "most held-out tokens of one validation", minimum=1)
+    save_every: int = setting(200, "steps between saves of the training state", minimum=1)
+    sample_every: int = setting(0, "steps between printed samples; 0 means never", minimum=0)
+    sample_prompt: str = setting("", "text that a sample continues")
+    tensorboard: bool = setting(False, "write TensorBoard events into OUT/tensorboard")
+    resume: bool = setting(False, "go on from the state in --out")
+    overwrite: bool = setting(False, "replace --out if it exists")
+
+    def check(self) -> None:
+        if self.resume and self.overwrite:
+            raise ConfigError("--resume keeps --out and --overwrite replaces it; give one of them")

@@ -1,0 +1,167 @@
+"""Files and folders that appear whole or not at all, and JSON that says which schema it follows."""
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgetiny.errors import ConfigError, DataError, EdgetinyError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextlib.contextmanager
+def atomic_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling of `out` that becomes `out` when the block ends well.
+
+    A block that raises, or a process that is killed, leaves what stood at `out` before.
+    Raises ConfigError if `out` holds something and `overwrite` is false, or cannot be written.
+    """
+    refuse_existing(out, overwrite=overwrite)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(out)
+        temporary = out.parent / f".{out.name}.tmp-{os.getpid()}"
+        temporary.mkdir()
+        try:
+            yield temporary
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    _flush_to_disk(path)
+            _put_in_place(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_file(out: Path) -> Iterator[Path]:
+    """Yield a temporary sibling path that replaces `out` when the block ends well."""
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{out.name}.tmp-{os.getpid()}-", dir=out.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            _flush_to_disk(temporary)
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def refuse_existing(out: Path, *, overwrite: bool) -> None:
+    """Raise ConfigError if writing `out` would replace something the user did not give up.
+
+    A folder is replaced only where edgetiny itself wrote it: `--overwrite` aimed by mistake at
+    a home folder or a work tree must not cost anything.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise ConfigError(f"{out} exists; choose another --out, or give --overwrite to replace it")
+    ours = ("edgetiny.json", "manifest.json", "meta.json", "tokenizer_config.json")
+    if out.is_dir() and not any((out / name).is_file() for name in ours):
+        raise ConfigError(f"{out} was not written by edgetiny, so --overwrite does not replace it")
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turn the operating system's refusals while writing `out` into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"cannot write {out}: {reason}{where}; nothing was changed") from error
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in chunks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, payload: Mapping[str, Any]) -> None:
+    """Write `payload` as indented UTF-8 JSON, refusing NaN and infinity."""
+    text = json.dumps(payload, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(
+    path: Path, *, schema_version: int | None = None, error: type[EdgetinyError] = DataError
+) -> dict[str, Any]:
+    """Read a JSON object.
+
+    With `schema_version`, the file must declare a version between 1 and that one.
+    Raises `error` in one line if the file is missing, damaged or newer.
+    """
+    try:
+        payload = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise error(f"{path} is a folder, not a JSON file") from None
+    except PermissionError:
+        raise error(f"{path} cannot be read: permission denied") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as failure:
+        raise error(f"{path} is not valid JSON: {failure}") from failure
+    if not isinstance(payload, dict):
+        raise error(f"{path} holds a {type(payload).__name__}, not a JSON object")
+    if schema_version is not None:
+        found = payload.get("schema_version")
+        if not isinstance(found, int) or found < 1:
+            raise error(f"{path} has no schema_version; was it written by edgetiny?")
+        if found > schema_version:
+            raise error(
+                f"{path} follows schema version {found}, this edgetiny knows up to"
+                f" {schema_version}; upgrade edgetiny"
+            )
+    return payload
+
+
+def _put_in_place(temporary: Path, out: Path) -> None:
+    if not out.exists():
+        temporary.rename(out)
+    elif not _exchange(temporary, out):
+        # No atomic exchange on this system: for an instant only the old copy under another name exists.
+        old = out.parent / f".{out.name}.old-{os.getpid()}"
+        out.rename(old)
+        temporary.rename(out)
+        shutil.rmtree(old)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two paths atomically (renameat2, Linux); return False where that does not exist."""
+    if sys.platform != "linux":
+        return False
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    status: int = renameat2(
+        _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE
+    )
+    return status == 0
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what killed processes left beside `out`; a living process keeps its own."""
+    pattern = re.compile(re.escape(f".{out.name}.tmp-") + r"(\d+)$")
+    for sibling in out.parent.iterdir():
+        match = pattern.match(sibling.name)
+        if match and not Path(f"/proc/{match[1]}").exists():
+            shutil.rmtree(sibling, ignore_errors=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
