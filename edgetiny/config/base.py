@@ -42,6 +42,10 @@ class Config:
     def check(self) -> None:
         """Raise ConfigError if settings contradict each other."""
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values, paths as text: what the lineage records."""
+        return {spec.name: _as_json(getattr(self, spec.name)) for spec in fields(self)}
+
     @classmethod
     def load(cls, recipe: Path | None = None, flags: Mapping[str, Any] | None = None) -> Self:
         """Build the settings: flags that are not None win over the recipe, which wins over defaults.
@@ -133,6 +137,12 @@ def _check_bounds(spec: Field[Any], value: Any) -> None:
             raise ConfigError(f"{flag_name(spec)} must be at least {minimum:g}, not {part}")
         if maximum is not None and not part <= maximum:
             raise ConfigError(f"{flag_name(spec)} must be at most {maximum:g}, not {part}")
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_as_json(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _nearest(word: str, known: list[str]) -> str:

@@ -12,7 +12,9 @@ class DemoConfig(Config):
     stage: ClassVar[str] = "demo"
 
     out: Path = setting(Path("demo-out"), "folder for every stage and report.html")
-    text: tuple[Path, ...] = setting((), "your own text instead of the embedded one; repeat for more")
+    text: tuple[Path, ...] = setting(
+        (), "your own text instead of the embedded one; repeat for more"
+    )
     fast: bool = setting(False, "train for seconds instead of minutes")
     overwrite: bool = setting(False, "replace --out if it exists")
 

@@ -26,7 +26,9 @@ class InitConfig(Config):
     max_position_embeddings: int = setting(2048, "longest context", minimum=2)
     rope_theta: float = setting(10_000.0, "base of the rotary embedding", minimum=1.0)
     tie_word_embeddings: bool = setting(True, "one tensor for embedding and head")
-    initializer_range: float = setting(0.02, "standard deviation of every weight matrix", minimum=0.0)
+    initializer_range: float = setting(
+        0.02, "standard deviation of every weight matrix", minimum=0.0
+    )
     seed: int = setting(0, "seed of the random weights")
     overwrite: bool = setting(False, "replace --out if it exists")
 
@@ -38,7 +40,9 @@ class InheritConfig(Config):
     source: Path = setting(help="checkpoint folder to inherit from", argument=True)
     data: Path = setting(help="token shards whose held-out part scores the layers")
     out: Path = setting(help="checkpoint folder to write")
-    hidden_size: int | None = setting(None, "width of the student; as the source if not given", minimum=1)
+    hidden_size: int | None = setting(
+        None, "width of the student; as the source if not given", minimum=1
+    )
     num_hidden_layers: int | None = setting(None, "depth of the student", minimum=1)
     num_attention_heads: int | None = setting(None, "query heads of the student", minimum=1)
     num_key_value_heads: int | None = setting(None, "key/value heads of the student", minimum=1)

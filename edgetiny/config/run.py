@@ -15,7 +15,9 @@ class GenerateConfig(Config):
     prompt: str = setting("", "text to continue")
     max_new_tokens: int = setting(128, "most tokens to add", minimum=1)
     temperature: float = setting(0.0, "0 takes the likeliest token", minimum=0.0)
-    top_p: float = setting(1.0, "sample among the likeliest tokens of this total", minimum=0.0, maximum=1.0)
+    top_p: float = setting(
+        1.0, "sample among the likeliest tokens of this total", minimum=0.0, maximum=1.0
+    )
     seed: int = setting(0, "seed of the sampling")
     stop: tuple[str, ...] = setting((), "text that ends the reply; repeat for more")
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
@@ -44,7 +46,9 @@ class BenchConfig(Config):
         None, "checkpoint or artefact folder; random weights if not given", argument=True
     )
     device: Literal["cpu", "cuda", "android"] = setting("cpu", "where to run")
-    batch: tuple[int, ...] = setting((20, 1), "sequences decoded together; repeat for more", minimum=1)
+    batch: tuple[int, ...] = setting(
+        (20, 1), "sequences decoded together; repeat for more", minimum=1
+    )
     prompt_tokens: int = setting(2, "tokens before the first new one", minimum=1)
     new_tokens: int = setting(510, "tokens to decode", minimum=2)
     repeats: int = setting(3, "measured runs, after warm-up", minimum=1)

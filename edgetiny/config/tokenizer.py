@@ -26,7 +26,9 @@ class TokenizerTrainConfig(Config):
 class TokenizerCompressConfig(Config):
     stage: ClassVar[str] = "tokenizer_compress"
 
-    source: Path = setting(help="checkpoint folder (embedding and head are sliced too) or tokenizer", argument=True)
+    source: Path = setting(
+        help="checkpoint folder (embedding and head are sliced too) or tokenizer", argument=True
+    )
     text: tuple[Path, ...] = setting(help="text whose tokens are counted; repeat for more")
     out: Path = setting(help="folder to write")
     vocab_size: int = setting(48_000, "pieces to keep, bytes and specials included", minimum=300)

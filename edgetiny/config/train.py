@@ -22,8 +22,12 @@ class TrainConfig(Config):
     gradient_accumulation: int = setting(1, "forward passes in one step", minimum=1)
     sequence_length: int = setting(512, "tokens of a sequence", minimum=2)
     learning_rate: float = setting(1e-3, "peak learning rate", minimum=0.0)
-    warmup_fraction: float = setting(0.05, "share of the steps that warm up", minimum=0.0, maximum=1.0)
-    final_lr_fraction: float = setting(0.1, "last learning rate over the peak", minimum=0.0, maximum=1.0)
+    warmup_fraction: float = setting(
+        0.05, "share of the steps that warm up", minimum=0.0, maximum=1.0
+    )
+    final_lr_fraction: float = setting(
+        0.1, "last learning rate over the peak", minimum=0.0, maximum=1.0
+    )
     weight_decay: float = setting(0.1, "decay of the weight matrices", minimum=0.0)
     beta1: float = setting(0.9, "AdamW's first moment", minimum=0.0, maximum=1.0)
     beta2: float = setting(0.95, "AdamW's second moment", minimum=0.0, maximum=1.0)

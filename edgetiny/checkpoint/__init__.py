@@ -1,0 +1,7 @@
+"""The one artefact between stages: a Hugging Face-style folder, read and written whole."""
+
+from edgetiny.checkpoint.folder import Checkpoint
+from edgetiny.checkpoint.model_config import ModelConfig, RopeScaling, parameter_shapes
+from edgetiny.checkpoint.write import write_checkpoint
+
+__all__ = ["Checkpoint", "ModelConfig", "RopeScaling", "parameter_shapes", "write_checkpoint"]

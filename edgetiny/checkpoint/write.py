@@ -1,0 +1,117 @@
+"""Writing a checkpoint folder, with where it came from."""
+
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+import edgetiny
+from edgetiny.checkpoint.folder import SCHEMA_VERSION, TOKENIZER_FILES, Checkpoint
+from edgetiny.checkpoint.model_config import ModelConfig, parameter_shapes
+from edgetiny.files import write_json
+
+SHARD_BYTES = 5 * 10**9
+
+
+def write_checkpoint(
+    folder: Path,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    stage: str,
+    settings: Mapping[str, Any],
+    parent: Checkpoint | None,
+    tokenizer: Path | None,
+    metrics: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a whole checkpoint into an existing folder; call it inside `atomic_folder`.
+
+    tensors: every name of `parameter_shapes(config)`, all of one dtype; read one shard at a time.
+    settings, metrics: JSON values, kept in `edgetiny.json` with the lineage of `parent`.
+    tokenizer: folder whose tokenizer files are copied, if any.
+    Raises OSError when the disk refuses.
+    """
+    dtype = write_weights(folder, config, tensors)
+    write_json(folder / "config.json", config.to_hf() | {"torch_dtype": dtype})
+    write_json(folder / "generation_config.json", _generation_config(config))
+    write_json(folder / "edgetiny.json", _lineage(stage, settings, parent, metrics or {}))
+    for name in TOKENIZER_FILES if tokenizer is not None else ():
+        assert tokenizer is not None
+        if (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, folder / name)
+
+
+def write_weights(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> str:
+    """Write `model.safetensors`, in shards with an index above 5 GB; return the dtype's name."""
+    shapes = parameter_shapes(config)
+    assert tensors.keys() == shapes.keys(), tensors.keys() ^ shapes.keys()
+    dtype = tensors["model.embed_tokens.weight"].dtype
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, shape in shapes.items():
+        n_bytes = torch.Size(shape).numel() * dtype.itemsize
+        if shards[-1] and size + n_bytes > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += n_bytes
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = "model.safetensors"
+        if len(shards) > 1:
+            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_tensors(folder / file, {name: tensors[name] for name in names})
+        weight_map |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = sum(torch.Size(shape).numel() for shape in shapes.values()) * dtype.itemsize
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_json(folder / "model.safetensors.index.json", index)
+    return str(dtype).removeprefix("torch.")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file. Raises OSError when the disk refuses."""
+    alone = {name: _alone(tensor) for name, tensor in tensors.items()}
+    try:
+        save_file(alone, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(None, f"{error}", str(path)) from error
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """Return the tensor contiguous and with a storage of its own, as safetensors wants it."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def _generation_config(config: ModelConfig) -> dict[str, Any]:
+    hf = config.to_hf()
+    ids = {key: hf[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {key: value for key, value in ids.items() if value is not None} | {"do_sample": False}
+
+
+def _lineage(
+    stage: str, settings: Mapping[str, Any], parent: Checkpoint | None, metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    ancestors = []
+    if parent is not None:
+        own = {
+            key: value
+            for key, value in parent.lineage.items()
+            if key in ("stage", "settings", "metrics")
+        }
+        ancestors = [*parent.lineage.get("ancestors", []), own | {"sha256": parent.sha256}]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "stage": stage,
+        "settings": dict(settings),
+        "metrics": dict(metrics),
+        "versions": {"edgetiny": edgetiny.__version__, "torch": version("torch")},
+        "ancestors": ancestors,
+    }
