@@ -1,4 +1,4 @@
-"""Settings of `edgetiny demo` and `edgetiny device`."""
+"""Settings of `edgetiny demo`, `edgetiny device` and `edgetiny doctor`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,3 +26,8 @@ class DeviceConfig(Config):
     out: Path = setting(Path("device.toml"), "device description to write")
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
     overwrite: bool = setting(False, "replace --out if it exists")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoctorConfig(Config):
+    stage: ClassVar[str] = "doctor"

@@ -2,7 +2,7 @@
 
 from edgetiny.config.base import Config
 from edgetiny.config.data import DataBuildConfig
-from edgetiny.config.demo import DemoConfig, DeviceConfig
+from edgetiny.config.demo import DemoConfig, DeviceConfig, DoctorConfig
 from edgetiny.config.export import ExportConfig, VerifyConfig
 from edgetiny.config.model import GqaConfig, InheritConfig, InitConfig, InspectConfig
 from edgetiny.config.run import BenchConfig, EvalConfig, GenerateConfig
@@ -27,5 +27,6 @@ STAGES: dict[str, type[Config]] = {
         BenchConfig,
         DeviceConfig,
         DemoConfig,
+        DoctorConfig,
     )
 }
