@@ -1,0 +1,165 @@
+"""The ceilings of this machine: how fast it reads memory, how fast it multiplies matrices."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from edgetiny.errors import DeviceError
+from edgetiny.measure.machine import llc_bytes
+from edgetiny.measure.memory import available_bytes
+from edgetiny.measure.spread import median
+
+if TYPE_CHECKING:
+    import torch
+
+GemmDtype = Literal["fp32", "bf16", "int8"]
+GEMM_DTYPES: tuple[GemmDtype, ...] = ("fp32", "bf16", "int8")
+
+_LEAST_BUFFER_BYTES = 256 * 2**20
+_LLC_MULTIPLE = 4
+_GEMM_SIZES = (1024, 2048)
+_SLOW_GEMM_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """What reading memory reached: the best pass is the ceiling, the median shows the company."""
+
+    bytes_per_s: float
+    median_bytes_per_s: float
+    kernel: str
+    passes: int
+    buffer_bytes: int
+    llc_bytes: int | None
+    threads: int
+
+
+def read_bandwidth(threads: int, seconds: float = 1.0) -> Bandwidth:
+    """Measure how fast `threads` threads read memory that no cache holds.
+
+    Four reductions that store nothing take turns over one buffer of at least four times the
+    last-level cache; the fastest pass of all is the limit, since neighbours only ever slow one.
+    Raises DeviceError if there is no room for the buffer.
+    """
+    import torch
+
+    cache = llc_bytes()
+    size = max(_LEAST_BUFFER_BYTES, _LLC_MULTIPLE * (cache or 0))
+    _require_memory(size)
+    with _torch_threads(threads):
+        buffer = torch.ones(size // 4)
+        rates = _rates(_read_kernels(buffer), size, seconds)
+    kernel = max(rates, key=lambda name: max(rates[name]))
+    return Bandwidth(
+        bytes_per_s=max(rates[kernel]),
+        median_bytes_per_s=median(rates[kernel]),
+        kernel=kernel,
+        passes=sum(map(len, rates.values())),
+        buffer_bytes=size,
+        llc_bytes=cache,
+        threads=threads,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GemmPeak:
+    """What a square matrix product reached, in operations (multiply and add are two) a second."""
+
+    flops_per_s: float
+    median_flops_per_s: float
+    dtype: GemmDtype
+    size: int
+    passes: int
+    threads: int
+
+
+def gemm_peak(dtype: GemmDtype, threads: int, seconds: float = 1.0) -> GemmPeak | None:
+    """Measure the best rate of a square matrix product; None if torch has none of this dtype here.
+
+    int8 is `torch._int_mm`: int8 operands, int32 sums.
+    """
+    best = None
+    with _torch_threads(threads):
+        for size in _GEMM_SIZES:
+            product = _gemm(dtype, size)
+            try:
+                start = time.perf_counter()
+                product()
+            except RuntimeError:  # torch: no such kernel on this processor
+                return best
+            took = time.perf_counter() - start
+            rates = _rates({"gemm": product}, 2 * size**3, seconds / len(_GEMM_SIZES))["gemm"]
+            peak = GemmPeak(max(rates), median(rates), dtype, size, len(rates), threads)
+            if best is None or peak.flops_per_s > best.flops_per_s:
+                best = peak
+            if took > _SLOW_GEMM_SECONDS:  # the next size takes eight times as long
+                break
+    return best
+
+
+def _read_kernels(buffer: "torch.Tensor") -> dict[str, Callable[[], object]]:
+    import torch
+
+    first, second = buffer.chunk(2)
+    wide = buffer.view(torch.int64)
+    return {
+        "sum float32": buffer.sum,
+        "max float32": buffer.amax,
+        "sum int64": wide.sum,
+        "dot float32": lambda: torch.dot(first, second),
+    }
+
+
+def _gemm(dtype: GemmDtype, size: int) -> Callable[[], object]:
+    import torch
+
+    if dtype == "int8":
+        left = torch.ones(size, size, dtype=torch.int8)
+        right = torch.ones(size, size, dtype=torch.int8)
+        return lambda: torch._int_mm(left, right)  # no public int8 product exists in torch 2.13
+    kind = torch.float32 if dtype == "fp32" else torch.bfloat16
+    a, b = torch.ones(size, size, dtype=kind), torch.ones(size, size, dtype=kind)
+    return lambda: a @ b
+
+
+def _rates(
+    kernels: dict[str, Callable[[], object]], work: float, seconds: float
+) -> dict[str, list[float]]:
+    """Return work per second of each pass; the kernels take turns, so noise hits all alike."""
+    for kernel in kernels.values():
+        kernel()  # the first pass pays for page faults and for choosing a kernel
+    rates: dict[str, list[float]] = {name: [] for name in kernels}
+    deadline = time.perf_counter() + seconds
+    while True:
+        for name, kernel in kernels.items():
+            start = time.perf_counter()
+            kernel()
+            rates[name].append(work / (time.perf_counter() - start))
+        if time.perf_counter() >= deadline:
+            return rates
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    import torch
+
+    if threads < 1:
+        raise DeviceError(f"cannot measure with {threads} threads; give at least 1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _require_memory(size: int) -> None:
+    available = available_bytes()
+    if available is not None and size > available // 2:
+        raise DeviceError(
+            f"measuring bandwidth needs a buffer of {size / 2**20:,.0f} MiB, over half of the"
+            f" {available / 2**20:,.0f} MiB of free memory; close other programs"
+        )
