@@ -1,4 +1,4 @@
-"""What a person sees while a stage works: progress on standard error, the result on standard output."""
+"""What a person sees: progress on standard error, a stage's result on standard output."""
 
 import contextlib
 import json

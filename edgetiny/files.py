@@ -133,7 +133,7 @@ def _put_in_place(temporary: Path, out: Path) -> None:
     if not out.exists():
         temporary.rename(out)
     elif not _exchange(temporary, out):
-        # No atomic exchange on this system: for an instant only the old copy under another name exists.
+        # No atomic exchange here: for an instant only the old copy, under another name, exists.
         old = out.parent / f".{out.name}.old-{os.getpid()}"
         out.rename(old)
         temporary.rename(out)

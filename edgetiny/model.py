@@ -24,7 +24,7 @@ class Sequence(Protocol):
     positions: Tensor  # (B or 1, T), int64
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return softmax(q k^T) v for rotated q (B, H, T, head_dim), k and v (B, G, T, head_dim)."""
+        """Return softmax(q k^T) v of rotated q (B, H, T, head_dim), k, v (B, G, T, head_dim)."""
 
 
 class Fresh:
@@ -161,6 +161,8 @@ class Attend(nn.Module):
 
 
 class SelfAttention(nn.Module):
+    """Projections around `Attend`: x (B, T, D) to (B, T, D)."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         hidden = config.hidden_size
@@ -180,6 +182,8 @@ class SelfAttention(nn.Module):
 
 
 class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)). Source: Shazeer 2020, "GLU Variants"."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -192,6 +196,8 @@ class SwiGLU(nn.Module):
 
 
 class Layer(nn.Module):
+    """One pre-norm block: attention, then FFN, each added to the residual stream."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -206,6 +212,8 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
+    """Everything but the head, under the names that Hugging Face puts below `model.`."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -225,7 +233,7 @@ class Transformer(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def forward(self, tokens: Tensor, sequence: Sequence | None = None) -> Tensor:
-        """Return logits (B, T, V) of `tokens` (B, T); `sequence` is `Fresh(tokens)` if not given."""
+        """Return logits (B, T, V) of `tokens` (B, T), of a `Fresh` sequence if none is given."""
         logits: Tensor = self.lm_head(self.hidden(tokens, sequence))
         return logits
 

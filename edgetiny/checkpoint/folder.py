@@ -94,7 +94,7 @@ class Checkpoint:
         """Return what the command line prints of a finished stage."""
         config, lineage = self.config, self.lineage
         n_parameters = sum(torch.Size(shape).numel() for shape in parameter_shapes(config).values())
-        return {
+        facts: dict[str, Any] = {
             "checkpoint": str(self.path),
             "stage": lineage.get("stage", "not by edgetiny"),
             "parameters": n_parameters,
@@ -104,7 +104,8 @@ class Checkpoint:
                 f" {config.num_key_value_heads} KV heads, FFN {config.intermediate_size},"
                 f" vocabulary {config.vocab_size}"
             ),
-        } | lineage.get("metrics", {})
+        }
+        return facts | dict(lineage.get("metrics", {}))
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -131,7 +132,7 @@ def _add_tensors(
 ) -> None:
     try:
         handle: Any = safe_open(file, framework="pt")
-        for name in handle.keys():
+        for name in handle.keys():  # noqa: SIM118 - no mapping, only a keys method
             shapes[name] = tuple(handle.get_slice(name).get_shape())
             readers[name] = functools.partial(handle.get_tensor, name)
     except (SafetensorError, OSError) as error:

@@ -1,4 +1,7 @@
-"""InternLM2's tensors under LLaMA's names: `wqkv` holds, per key/value head, its queries, key, value."""
+"""InternLM2's tensors under LLaMA's names.
+
+Its `wqkv` holds, for each key/value head, the rows of its queries, its key and its value.
+"""
 
 import functools
 import re
@@ -40,7 +43,7 @@ def internlm2_tensors(
 
 
 def split_wqkv(read: Reader, config: ModelConfig, part: str) -> Tensor:
-    """Return the rows of `part` (q, k or v), shape (heads * head_dim, hidden) or (heads * head_dim,)."""
+    """Return the rows of `part` (q, k or v): (heads * head_dim, hidden), a bias without hidden."""
     fused = read()
     per_head = (config.num_key_value_heads, config.group_size + 2, config.head_dim)
     grouped = fused.view(*per_head, *fused.shape[1:])  # (G, H / G + 2, head_dim, ...)

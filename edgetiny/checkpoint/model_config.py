@@ -184,7 +184,8 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     model_type = raw.get("model_type")
     if model_type not in _READABLE:
         raise CheckpointError(
-            f"config.json: model_type {model_type!r} is not supported; known: {', '.join(_READABLE)}"
+            f"config.json: model_type {model_type!r} is not supported;"
+            f" known: {', '.join(_READABLE)}"
         )
     wanted = {
         "hidden_act": ("silu", "swish", None),
@@ -214,7 +215,8 @@ def _rope_scaling(raw: Mapping[str, Any]) -> RopeScaling | None:
         return None
     if kind != "llama3":
         raise CheckpointError(
-            f"config.json: rotary scaling {kind!r} is not supported; known: default, dynamic, llama3"
+            f"config.json: rotary scaling {kind!r} is not supported;"
+            " known: default, dynamic, llama3"
         )
     try:
         return RopeScaling(

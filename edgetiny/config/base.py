@@ -48,7 +48,7 @@ class Config:
 
     @classmethod
     def load(cls, recipe: Path | None = None, flags: Mapping[str, Any] | None = None) -> Self:
-        """Build the settings: flags that are not None win over the recipe, which wins over defaults.
+        """Build the settings: a flag that is not None over the recipe, the recipe over defaults.
 
         recipe: a TOML file with a table per stage; this stage's table must hold known keys only.
         Raises ConfigError naming the key and where it stands.
