@@ -31,7 +31,7 @@ _METAVARS = {Path: "PATH", int: "INT", float: "NUMBER", str: "TEXT"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Command:
+class Command:
     """One command: the words that call it, the module of edgetiny that runs it, its help."""
 
     words: str
@@ -43,28 +43,28 @@ class _Command:
         return STAGES[self.words.replace(" ", "_")]
 
 
-_GROUPS = {
+GROUPS = {
     "tokenizer": "Train a tokenizer, or shrink one to the pieces in use.",
     "data": "Turn text into token shards.",
 }
 
-_COMMANDS = (
-    _Command("demo", "demo.pipeline", "Run the whole chain on real text, with a report."),
-    _Command("tokenizer train", "tokenizer.train", "Train a SentencePiece BPE tokenizer."),
-    _Command("tokenizer compress", "tokenizer.compress", "Keep only the pieces that a text uses."),
-    _Command("data build", "data.build", "Tokenize text into shards; hold whole works out."),
-    _Command("init", "init", "Make a checkpoint with random weights."),
-    _Command("inspect", "inspect", "Show shapes, parameters, bytes, lineage and statistics."),
-    _Command("inherit", "inherit.stage", "Cut a smaller model out of a trained one."),
-    _Command("train", "train.stage", "Train a checkpoint on token shards."),
-    _Command("gqa", "gqa", "Mean-pool key/value heads into fewer groups."),
-    _Command("export", "export.stage", "Lower a checkpoint to a verified artefact."),
-    _Command("verify", "export.verify", "Compare an artefact with its checkpoint."),
-    _Command("generate", "generate", "Continue a prompt, as a stream."),
-    _Command("eval", "evaluate.stage", "Score a checkpoint or an artefact in bits per byte."),
-    _Command("bench", "bench.stage", "Measure speed beside the bound of the machine."),
-    _Command("device", "device", "Measure this machine's bandwidth and arithmetic."),
-    _Command("doctor", "doctor", "Say what is usable here, and what to install."),
+COMMANDS = (
+    Command("demo", "demo.pipeline", "Run the whole chain on real text, with a report."),
+    Command("tokenizer train", "tokenizer.train", "Train a SentencePiece BPE tokenizer."),
+    Command("tokenizer compress", "tokenizer.compress", "Keep only the pieces that a text uses."),
+    Command("data build", "data.build", "Tokenize text into shards; hold whole works out."),
+    Command("init", "init", "Make a checkpoint with random weights."),
+    Command("inspect", "inspect", "Show shapes, parameters, bytes, lineage and statistics."),
+    Command("inherit", "inherit.stage", "Cut a smaller model out of a trained one."),
+    Command("train", "train.stage", "Train a checkpoint on token shards."),
+    Command("gqa", "gqa", "Mean-pool key/value heads into fewer groups."),
+    Command("export", "export.stage", "Lower a checkpoint to a verified artefact."),
+    Command("verify", "export.verify", "Compare an artefact with its checkpoint."),
+    Command("generate", "generate", "Continue a prompt, as a stream."),
+    Command("eval", "evaluate.stage", "Score a checkpoint or an artefact in bits per byte."),
+    Command("bench", "bench.stage", "Measure speed beside the bound of the machine."),
+    Command("device", "device", "Measure this machine's bandwidth and arithmetic."),
+    Command("doctor", "doctor", "Say what is usable here, and what to install."),
 )
 
 _EXTRAS = {
@@ -112,8 +112,8 @@ def _fail(message: str, code: int) -> int:
 
 def _app() -> typer.Typer:
     app = _group("Train, compress, export and benchmark tiny language models for edge devices.")
-    groups = {name: _group(help) for name, help in _GROUPS.items()}
-    for command in _COMMANDS:
+    groups = {name: _group(help) for name, help in GROUPS.items()}
+    for command in COMMANDS:
         *group, name = command.words.split()
         parent = groups[group[0]] if group else app
         parent.command(name, help=command.help)(_callback(command))
@@ -151,7 +151,7 @@ def _root(
     _show_help(context)
 
 
-def _callback(command: _Command) -> Callable[..., None]:
+def _callback(command: Command) -> Callable[..., None]:
     """Return a function whose signature holds the command's settings, all None if not given."""
 
     def callback(
@@ -242,7 +242,7 @@ def _shown(default: Any, spec: Field[Any]) -> str:
 
 
 def _run(
-    command: _Command,
+    command: Command,
     recipe: Path | None,
     flags: Mapping[str, Any],
     *,

@@ -14,7 +14,8 @@ LAYERS = (
     ("files",),
     ("config",),
     ("console",),
-    ("measure", "device", "text"),
+    ("measure", "text"),
+    ("device",),
     ("checkpoint",),
     ("tokenizer",),
     ("data",),
@@ -123,7 +124,7 @@ def test_the_core_does_not_need_other_loaders(path: Path) -> None:
     ("room", "source"),
     [
         ("text", "from edgetiny.checkpoint import Checkpoint"),
-        ("text", "from edgetiny import device"),
+        ("text", "from edgetiny import measure"),
         ("gqa", "import edgetiny.inherit.stage"),
         ("export", "def late():\n    from edgetiny.bench.stage import run"),
         ("bench", "from edgetiny.attic import thing"),
