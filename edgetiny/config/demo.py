@@ -25,6 +25,7 @@ class DeviceConfig(Config):
 
     out: Path = setting(Path("device.toml"), "device description to write")
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
+    seconds: float = setting(2.0, "time for each of the four measurements", minimum=0.01)
     overwrite: bool = setting(False, "replace --out if it exists")
 
 
