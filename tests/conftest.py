@@ -1,27 +1,18 @@
-"""What every test may ask for: the shared data, and one tiny random checkpoint."""
+"""What every test may ask for: the shared data, and one tiny random checkpoint with a tokenizer.
+
+torch is imported inside the fixtures: a test that asks for none of them starts at once.
+"""
 
 import os
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from edgetiny.checkpoint import Checkpoint, ModelConfig, parameter_shapes, write_checkpoint
-from edgetiny.files import atomic_folder
+if TYPE_CHECKING:
+    from edgetiny.checkpoint import Checkpoint, ModelConfig
 
-TINY = ModelConfig(
-    vocab_size=97,
-    hidden_size=32,
-    intermediate_size=44,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-    head_dim=8,
-    max_position_embeddings=64,
-    bos_token_id=1,
-    eos_token_ids=(2,),
-)
+TEXT_BYTES = 200_000
 
 
 @pytest.fixture(scope="session")
@@ -34,23 +25,72 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture
-def make_checkpoint(tmp_path):
-    """Return a function that writes a tiny random checkpoint; keywords replace its settings."""
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of English that every Python installation carries; a blank line ends a part."""
+    from pydoc_data import topics
 
-    def make(name="source", *, dtype=torch.float32, seed=0, edit=None, **settings):
-        config = replace(TINY, **settings)
-        generator = torch.Generator().manual_seed(seed)
-        tensors = {
-            name: (torch.randn(shape, generator=generator) * 0.3 + (len(shape) == 1)).to(dtype)
-            for name, shape in parameter_shapes(config).items()
-        }
-        if edit is not None:
-            edit(tensors)
-        with atomic_folder(tmp_path / name) as folder:
-            write_checkpoint(
-                folder, config, tensors, stage="init", settings={}, parent=None, tokenizer=None
-            )
-        return Checkpoint.open(tmp_path / name)
+    path = tmp_path_factory.mktemp("text") / "topics.txt"
+    text = "\n".join(topics.topics[name] for name in sorted(topics.topics))
+    path.write_text(text[:TEXT_BYTES], encoding="utf-8")
+    return path
 
-    return make
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory, tiny_text: Path) -> Path:
+    """Return the folder of a SentencePiece BPE tokenizer of 512 pieces."""
+    from edgetiny.config.tokenizer import TokenizerTrainConfig
+    from edgetiny.tokenizer.train import run
+
+    folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
+    run(TokenizerTrainConfig(text=(tiny_text,), out=folder, vocab_size=512))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> "ModelConfig":
+    """Return the smallest shape that has everything: 2 layers, 32 hidden, 4 heads in 2 groups."""
+    from edgetiny.checkpoint import ModelConfig
+
+    return ModelConfig(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=128,
+        bos_token_id=1,
+        eos_token_ids=(2,),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: "ModelConfig", tiny_tokenizer: Path
+) -> "Checkpoint":
+    """Return a random fp32 checkpoint with its tokenizer; read it, and copy it to change it."""
+    import torch
+
+    from edgetiny.checkpoint import Checkpoint, parameter_shapes, write_checkpoint
+    from edgetiny.files import atomic_folder
+
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, shape in parameter_shapes(tiny_config).items():
+        random = torch.randn(shape, generator=generator)
+        # Norms near one and matrices that keep the scale: no test meets huge or vanishing logits.
+        tensors[name] = 1 + 0.1 * random if len(shape) == 1 else random / shape[-1] ** 0.5
+    out = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    with atomic_folder(out) as folder:
+        write_checkpoint(
+            folder,
+            tiny_config,
+            tensors,
+            stage="init",
+            settings={"seed": 0},
+            parent=None,
+            tokenizer=tiny_tokenizer,
+        )
+    return Checkpoint.open(out)

@@ -17,6 +17,7 @@ LAYERS = (
     ("measure", "text"),
     ("device",),
     ("checkpoint",),
+    ("artefact",),
     ("tokenizer",),
     ("data",),
     ("model",),
