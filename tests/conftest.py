@@ -94,3 +94,50 @@ def tiny_checkpoint(
             tokenizer=tiny_tokenizer,
         )
     return Checkpoint.open(out)
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path):
+    """Return a function that writes a tiny random checkpoint; keywords replace its settings."""
+    from dataclasses import replace
+
+    import torch
+
+    from edgetiny.checkpoint import Checkpoint, ModelConfig, parameter_shapes, write_checkpoint
+    from edgetiny.files import atomic_folder
+
+    tiny = ModelConfig(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=44,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=8,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_ids=(2,),
+    )
+
+    def make(name="source", *, dtype=torch.float32, seed=0, edit=None, tokenizer=None, **settings):
+        config = replace(tiny, **settings)
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {
+            name: (torch.randn(shape, generator=generator) * 0.3 + (len(shape) == 1)).to(dtype)
+            for name, shape in parameter_shapes(config).items()
+        }
+        if edit is not None:
+            edit(tensors)
+        with atomic_folder(tmp_path / name) as folder:
+            write_checkpoint(
+                folder,
+                config,
+                tensors,
+                stage="init",
+                settings={},
+                parent=None,
+                tokenizer=tokenizer,
+            )
+        return Checkpoint.open(tmp_path / name)
+
+    return make
