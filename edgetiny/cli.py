@@ -264,7 +264,10 @@ def _run(
             f"edgetiny {command.words} needs {package}, which is not installed;"
             f" pip install 'edgetiny[{_EXTRAS[package]}]'"
         ) from error
-    # Generated text has standard output to itself; its timing goes beside it.
+    summary = result.summary()
+    # Generated text has standard output to itself and stands there; its timing goes beside it.
     beside = command.words == "generate" and not as_json
+    if beside:
+        del summary["text"]
     with contextlib.redirect_stdout(sys.stderr) if beside else contextlib.nullcontext():
-        show(result.summary(), as_json=as_json)
+        show(summary, as_json=as_json)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from edgetiny.config.base import Config, setting
+from edgetiny.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,7 +13,7 @@ class GenerateConfig(Config):
     stage: ClassVar[str] = "generate"
 
     source: Path = setting(help="checkpoint or artefact folder", argument=True)
-    prompt: str = setting("", "text to continue")
+    prompt: str = setting("", "text to continue; - reads it from standard input")
     max_new_tokens: int = setting(128, "most tokens to add", minimum=1)
     temperature: float = setting(0.0, "0 takes the likeliest token", minimum=0.0)
     top_p: float = setting(
@@ -21,6 +22,10 @@ class GenerateConfig(Config):
     seed: int = setting(0, "seed of the sampling")
     stop: tuple[str, ...] = setting((), "text that ends the reply; repeat for more")
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
+
+    def check(self) -> None:
+        if "" in self.stop:
+            raise ConfigError("--stop must not be empty: every reply would end at once")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
