@@ -46,4 +46,4 @@ if __name__ == "__main__":
     if not parser.parse_args().check:
         PAGE.write_text(page(), encoding="utf-8")
     elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
-        sys.exit(f"{PAGE} is out of date; run: python {Path(__file__).name}")
+        sys.exit(f"{PAGE} is out of date; run: make docs")

@@ -7,6 +7,7 @@ module loads no torch: a stage's module is imported when its command runs.
 import contextlib
 import importlib
 import inspect
+import io
 import os
 import sys
 import types
@@ -44,7 +45,7 @@ class Command:
 
 
 GROUPS = {
-    "tokenizer": "Train a tokenizer, or shrink one to the pieces in use.",
+    "tokenizer": "Train a tokenizer, shrink one, or try one.",
     "data": "Turn text into token shards.",
 }
 
@@ -52,6 +53,8 @@ COMMANDS = (
     Command("demo", "demo.pipeline", "Run the whole chain on real text, with a report."),
     Command("tokenizer train", "tokenizer.train", "Train a SentencePiece BPE tokenizer."),
     Command("tokenizer compress", "tokenizer.compress", "Keep only the pieces that a text uses."),
+    Command("tokenizer encode", "tokenizer.encode", "Show the tokens of a text."),
+    Command("tokenizer decode", "tokenizer.decode", "Show the text of token ids."),
     Command("data build", "data.build", "Tokenize text into shards; hold whole works out."),
     Command("init", "init", "Make a checkpoint with random weights."),
     Command("inspect", "inspect", "Show shapes, parameters, bytes, lineage and statistics."),
@@ -253,7 +256,8 @@ def _run(
     reporter = Reporter(quiet=quiet)
     try:
         # What a stage or a library prints goes beside the JSON, never into it.
-        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        beside_json = io.StringIO() if quiet else sys.stderr
+        with contextlib.redirect_stdout(beside_json) if as_json else contextlib.nullcontext():
             run = importlib.import_module(f"edgetiny.{command.module}").run
             result = run(config, reporter)
     except ModuleNotFoundError as error:
@@ -265,9 +269,10 @@ def _run(
             f" pip install 'edgetiny[{_EXTRAS[package]}]'"
         ) from error
     summary = result.summary()
-    # Generated text has standard output to itself and stands there; its timing goes beside it.
-    beside = command.words == "generate" and not as_json
-    if beside:
+    if command.words == "generate" and not as_json:
+        # The text is on standard output already; how fast it came goes beside it.
         del summary["text"]
-    with contextlib.redirect_stdout(sys.stderr) if beside else contextlib.nullcontext():
+        with contextlib.redirect_stdout(sys.stderr):
+            show(summary, as_json=False)
+    else:
         show(summary, as_json=as_json)

@@ -25,7 +25,7 @@ PATHS_OF_THE_USER = {
 def given_by_flags(config: type[Config], table: dict[str, object]) -> dict[str, object]:
     """Return stand-ins for the required paths that a recipe leaves to the command line."""
     return {
-        spec.name: ["x"] if spec.name == "text" else "x"
+        spec.name: [spec.name] if spec.name == "text" else spec.name
         for spec in fields(config)
         if spec.default is MISSING and spec.name not in table and spec.name in PATHS_OF_THE_USER
     }

@@ -7,6 +7,7 @@ from edgetiny.config.export import ExportConfig, VerifyConfig
 from edgetiny.config.model import GqaConfig, InheritConfig, InitConfig, InspectConfig
 from edgetiny.config.run import BenchConfig, EvalConfig, GenerateConfig
 from edgetiny.config.tokenizer import TokenizerCompressConfig, TokenizerTrainConfig
+from edgetiny.config.tokens import TokenizerDecodeConfig, TokenizerEncodeConfig
 from edgetiny.config.train import TrainConfig
 
 STAGES: dict[str, type[Config]] = {
@@ -14,6 +15,8 @@ STAGES: dict[str, type[Config]] = {
     for config in (
         TokenizerTrainConfig,
         TokenizerCompressConfig,
+        TokenizerEncodeConfig,
+        TokenizerDecodeConfig,
         DataBuildConfig,
         InitConfig,
         InspectConfig,
