@@ -1,0 +1,72 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from safetensors import safe_open
+
+from edgetiny.checkpoint import Checkpoint, write_checkpoint
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def _child(parent: Checkpoint, folder: Path) -> Checkpoint:
+    folder.mkdir()
+    write_checkpoint(
+        folder,
+        parent.config,
+        parent.state_dict(),
+        stage="gqa",
+        settings={"groups": 2},
+        parent=parent,
+        tokenizer=None,
+        metrics={"loss": 1.5},
+    )
+    return Checkpoint.open(folder)
+
+
+def _validate(lineage: dict[str, Any]) -> None:
+    schema = json.loads((DOCS / "schemas" / "edgetiny.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(lineage, schema)
+
+
+def test_lineage_follows_its_schema(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    child = _child(tiny_checkpoint, tmp_path / "child")
+    grandchild = _child(child, tmp_path / "grandchild")
+    for checkpoint in (tiny_checkpoint, child, grandchild):
+        _validate(checkpoint.lineage)
+    assert [ancestor["stage"] for ancestor in grandchild.lineage["ancestors"]] == ["init", "gqa"]
+
+
+def test_a_child_of_another_tools_folder_follows_the_schema(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    child = _child(tiny_checkpoint, tmp_path / "child")
+    (child.path / "edgetiny.json").unlink()
+    grandchild = _child(child, tmp_path / "grandchild")
+    _validate(grandchild.lineage)
+    [ancestor] = grandchild.lineage["ancestors"]
+    assert set(ancestor) == {"sha256"}
+
+
+def test_the_documented_lineage_follows_the_schema() -> None:
+    page = (DOCS / "formats" / "checkpoint.md").read_text(encoding="utf-8")
+    _validate(json.loads(page.split("```json\n")[1].split("```")[0]))
+
+
+def test_the_documented_hash_is_the_checkpoints(tiny_checkpoint: Checkpoint) -> None:
+    lines = [
+        f"{name}:{hashlib.sha256((tiny_checkpoint.path / name).read_bytes()).hexdigest()}\n"
+        for name in ("config.json", "model.safetensors")
+    ]
+    assert tiny_checkpoint.sha256 == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_the_documented_tensors_are_those_written(tiny_checkpoint: Checkpoint) -> None:
+    page = (DOCS / "formats" / "checkpoint.md").read_text(encoding="utf-8")
+    with safe_open(tiny_checkpoint.path / "model.safetensors", framework="pt") as file:
+        names = list(file.keys())
+    for name in names:
+        last_two = ".".join(name.split(".")[-2:])
+        assert last_two in page, name
