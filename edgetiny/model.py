@@ -7,6 +7,7 @@ Every arithmetic step that an export target has its own operation for is a leaf 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -313,14 +314,24 @@ def load_model(
 
     The weights are copied out of the memory map, so the folder may change afterwards.
     """
-    model = empty_model(checkpoint.config)
+    return model_of(checkpoint.config, checkpoint.state_dict(), dtype, device)
+
+
+def model_of(
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Transformer:
+    """Return a model in evaluation mode with copies of `tensors`, in `dtype` (theirs if None)."""
+    model = empty_model(config)
     weights = {
         name: tensor.to(device=device, dtype=dtype or tensor.dtype, copy=True)
-        for name, tensor in checkpoint.state_dict().items()
+        for name, tensor in tensors.items()
     }
-    if checkpoint.config.tie_word_embeddings:
+    if config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     model.load_state_dict(weights, assign=True)
-    if checkpoint.config.tie_word_embeddings:
+    if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.eval()
