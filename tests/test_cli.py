@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -169,3 +170,25 @@ def test_a_reader_that_leaves_early_is_no_accident() -> None:
 def test_the_command_page_is_what_help_says() -> None:
     done = python(ROOT / "docs" / "generate_cli.py", "--check")
     assert done.returncode == 0, done.stderr
+
+
+def readme_commands() -> list[str]:
+    """Return every `edgetiny ...` of the README, less comments."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^edgetiny [^#\n]*", text, flags=re.MULTILINE)
+    inline = re.findall(r"`(edgetiny [^`]*)`", text.replace("\n", " "))
+    return [command.strip() for command in blocks + inline]
+
+
+def test_the_readme_shows_commands() -> None:
+    assert len(readme_commands()) > 10
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_the_readme_uses_flags_that_exist(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    known = [command for command in COMMANDS if line.startswith(f"edgetiny {command.words}")]
+    assert known, f"no such command: {line}"
+    assert main([*known[-1].words.split(), "--help"]) == 0
+    help = capsys.readouterr().out
+    for flag in re.findall(r"--[a-z-]+", line):
+        assert f"{flag} " in help, line
