@@ -75,6 +75,11 @@ def total_bytes(paths: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
+def group_of(path: Path) -> str:
+    """Return the name of the group that a file's documents belong to: its stem, no suffixes."""
+    return _kind(path)[0]
+
+
 def work_of(source: str) -> str:
     """Return the work that a source is a part of: what stands before `#` or `/`.
 

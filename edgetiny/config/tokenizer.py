@@ -32,4 +32,5 @@ class TokenizerCompressConfig(Config):
     text: tuple[Path, ...] = setting(help="text whose tokens are counted; repeat for more")
     out: Path = setting(help="folder to write")
     vocab_size: int = setting(48_000, "pieces to keep, bytes and specials included", minimum=300)
+    processes: int = setting(0, "tokenizer processes; 0 means one per core", minimum=0)
     overwrite: bool = setting(False, "replace --out if it exists")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetiny.errors import DataError
-from edgetiny.files import write_json
+from edgetiny.files import read_json, write_json
 from edgetiny.tokenizer.model_file import (
     BYTE,
     CONTROL,
@@ -94,6 +94,31 @@ def tokenizer_json(proto: Any, options: Mapping[str, Any] | None = None) -> dict
             "merges": merges(proto),
         },
     }
+
+
+def carried_settings(model_file: Path, n_pieces: int) -> dict[str, Any]:
+    """Return what a remade tokenizer keeps of the settings beside a model file.
+
+    Raises DataError if tokens were added to the model's `n_pieces` from outside: remaking the
+    tokenizer from its model would lose them.
+    """
+    folder = model_file.parent
+    if model_file.name != MODEL_FILE or not (folder / "tokenizer_config.json").is_file():
+        return {}
+    config = read_json(folder / "tokenizer_config.json")
+    added = {
+        int(index): token["content"]
+        for index, token in config.get("added_tokens_decoder", {}).items()
+    }
+    if (folder / "added_tokens.json").is_file():
+        added |= {index: name for name, index in read_json(folder / "added_tokens.json").items()}
+    outside = [name for index, name in sorted(added.items()) if index >= n_pieces]
+    if outside:
+        raise DataError(
+            f"{folder} adds tokens that are not in {MODEL_FILE} ({', '.join(outside[:3])});"
+            " supported are tokenizers whose every token is a piece of the model"
+        )
+    return {key: config[key] for key in CARRIED_KEYS if key in config}
 
 
 def merges(proto: Any) -> list[list[str]]:

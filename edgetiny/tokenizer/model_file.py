@@ -1,7 +1,8 @@
 """The SentencePiece model file: reading and checking its protobuf."""
 
 import importlib
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from edgetiny.errors import DataError
 protobuf: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
 
 MODEL_FILE = "tokenizer.model"
+COMPANION_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab_map.json",
+)
 SPACE = "\u2581"
 """The character that stands for a space in pieces."""
 
@@ -51,6 +60,15 @@ def find_model_file(path: Path) -> Path:
     raise DataError(f"{path} holds no tokenizer; supported is SentencePiece ({MODEL_FILE})")
 
 
+def copy_tokenizer(model_file: Path, folder: Path) -> None:
+    """Copy a tokenizer into an existing folder: the model and what stands beside it."""
+    shutil.copyfile(model_file, folder / MODEL_FILE)
+    if model_file.name == MODEL_FILE:
+        for name in COMPANION_FILES:
+            if (model_file.parent / name).is_file():
+                shutil.copyfile(model_file.parent / name, folder / name)
+
+
 def load_model(content: bytes, where: object) -> tuple[sentencepiece.SentencePieceProcessor, Any]:
     """Return the processor and the ModelProto of the bytes of a SentencePiece file.
 
@@ -67,6 +85,22 @@ def load_model(content: bytes, where: object) -> tuple[sentencepiece.SentencePie
     if not proto.pieces:
         raise DataError(f"{where} is damaged or not a SentencePiece model")
     return processor, proto
+
+
+def keep_pieces(proto: Any, kept: Sequence[int]) -> bytes:
+    """Return the model file with only the pieces of the given ids, scores unchanged, in order."""
+    compact = protobuf.ModelProto()
+    # Not a copy of the whole: self tests recorded for the old vocabulary no longer hold.
+    for name in ("trainer_spec", "normalizer_spec", "denormalizer_spec"):
+        getattr(compact, name).CopyFrom(getattr(proto, name))
+    compact.pieces.extend(proto.pieces[index] for index in kept)
+    new = {old: index for index, old in enumerate(kept)}
+    spec = compact.trainer_spec
+    spec.vocab_size = len(kept)
+    for role in ("unk_id", "bos_id", "eos_id", "pad_id"):
+        setattr(spec, role, new.get(getattr(spec, role), -1))
+    content: bytes = compact.SerializeToString()
+    return content
 
 
 def require_bpe(proto: Any, where: object) -> None:
