@@ -142,6 +142,35 @@ class _Counted:
         return getattr(self._raw, name)
 
 
+class _ZstdFrames:
+    """Reads the frames of a .zst file; zstandard's own reader takes a cut file for whole."""
+
+    def __init__(self, decompressor: Any, raw: _Counted) -> None:
+        self._decompressor = decompressor
+        self._raw = raw
+        self._frame: Any = None
+
+    def read(self, size: int) -> bytes:
+        """Return some text, about as much as `size` bytes of file give; nothing at the end."""
+        while chunk := self._raw.read(min(size, _READ_BYTES // 8)):
+            if content := self._decompress(chunk):
+                return content
+        if self._frame is not None:
+            raise EOFError("the file is cut short")
+        return b""
+
+    def _decompress(self, chunk: bytes) -> bytes:
+        content = b""
+        while chunk:
+            if self._frame is None:
+                self._frame = self._decompressor.decompressobj()
+            content += self._frame.decompress(chunk)
+            chunk = b""
+            if self._frame.eof:
+                chunk, self._frame = self._frame.unused_data, None
+        return content
+
+
 @contextlib.contextmanager
 def _open(path: Path, compression: str, advance: Advance) -> Iterator[IO[bytes]]:
     """Open a text file for buffered reading, decompressed, with its failures put in one line."""
@@ -157,8 +186,7 @@ def _open(path: Path, compression: str, advance: Advance) -> Iterator[IO[bytes]]
             elif compression == ".xz":
                 counted = lzma.open(counted)  # noqa: SIM115
             elif zstd is not None:
-                decompressor = zstd.ZstdDecompressor()
-                counted = decompressor.stream_reader(counted, read_across_frames=True)
+                counted = _ZstdFrames(zstd.ZstdDecompressor(), counted)
             yield counted
     except tuple(damaged) as error:
         raise DataError(f"{path} is damaged or not {compression[1:]}: {error}") from error
@@ -259,4 +287,5 @@ def _import(module: str, path: Path) -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
-        raise DataError(f"{path} needs the package {package}: pip install {package}") from None
+        install = "edgetiny[parquet]" if package == "pyarrow" else package
+        raise DataError(f'{path} needs the package {package}: pip install "{install}"') from None
