@@ -22,6 +22,8 @@ from edgetiny.device import cpu_info, cpu_model
 from edgetiny.measure import available_bytes, cores, llc_bytes, ram_bytes
 
 CORE = "core"
+# Extras that only gather others; a build tool may expand the reference to edgetiny in them.
+GATHERING = {"all", "dev"}
 
 # What the int8 and bf16 kernels of torch, onnxruntime and XNNPACK choose by, as Linux spells it.
 _CPU_FEATURES = {
@@ -150,11 +152,11 @@ def own_requirements() -> list[str]:
 def split_by_extra(lines: list[str]) -> Iterator[tuple[Requirement, str]]:
     """Yield each requirement that holds on this machine, with `core` or the extra that brings it.
 
-    Extras that only gather others (`all`, `dev`) name edgetiny itself and are left out.
+    Extras that only gather others (`all`, `dev`, or any that names edgetiny) are left out.
     """
     requirements = [Requirement(line) for line in lines]
     extras = {extra: None for each in requirements if (extra := _extra_of(each)) != CORE}
-    gathering = {_extra_of(each) for each in requirements if each.name == "edgetiny"}
+    gathering = GATHERING | {_extra_of(each) for each in requirements if each.name == "edgetiny"}
     for extra in (CORE, *(name for name in extras if name not in gathering)):
         for requirement in requirements:
             marker = requirement.marker
