@@ -268,6 +268,10 @@ def _run(
             f"edgetiny {command.words} needs {package}, which is not installed;"
             f" pip install 'edgetiny[{_EXTRAS[package]}]'"
         ) from error
+    if as_json and hasattr(result, "document"):
+        # A result with a file format prints what that file holds.
+        show(result.document(), as_json=True)
+        return
     summary = result.summary()
     if command.words == "generate" and not as_json:
         # The text is on standard output already; how fast it came goes beside it.
