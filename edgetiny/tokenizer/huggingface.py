@@ -140,7 +140,7 @@ def merges(proto: Any) -> list[list[str]]:
 
 def _vocabulary(proto: Any, has_bytes: bool) -> dict[str, int]:
     """Return piece -> id. SentencePiece spells NUL in bytes even if a piece for it exists."""
-    ids = {piece.piece: index for index, piece in enumerate(proto.pieces)}
+    ids = {_content(piece): index for index, piece in enumerate(proto.pieces)}
     if has_bytes and "\0" in ids:
         ids["<unused NUL>"] = ids.pop("\0")
     return ids
@@ -164,7 +164,7 @@ def _added_tokens(proto: Any) -> list[dict[str, Any]]:
 
 
 def _content(piece: Any) -> str:
-    # Added tokens are looked for before spaces become marks.
+    # User-defined pieces are looked for in the text before its spaces become marks.
     text: str = piece.piece
     return text.replace(SPACE, " ") if piece.type == USER_DEFINED else text
 

@@ -1,0 +1,68 @@
+"""A model file made by hand, small enough to reason about, and texts for every model."""
+
+import json
+import lzma
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgetiny.tokenizer import Tokenizer
+from edgetiny.tokenizer.model_file import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, protobuf
+
+
+@pytest.fixture
+def make_tokenizer(tmp_path: Path) -> Callable[..., Tokenizer]:
+    """Return a maker of BPE tokenizers from pieces, the first the best to merge."""
+
+    def make(
+        pieces: Iterable[str],
+        *,
+        user_defined: Iterable[str] = (),
+        has_bytes: bool = True,
+        dummy_prefix: bool = False,
+        scores: Iterable[float] | None = None,
+    ) -> Tokenizer:
+        proto = protobuf.ModelProto()
+        proto.trainer_spec.model_type = protobuf.TrainerSpec.BPE
+        proto.trainer_spec.byte_fallback = has_bytes
+        proto.normalizer_spec.name = "identity"
+        proto.normalizer_spec.add_dummy_prefix = dummy_prefix
+        proto.normalizer_spec.remove_extra_whitespaces = False
+
+        def add(piece: str, kind: int, score: float = 0.0) -> None:
+            proto.pieces.add(piece=piece, type=kind, score=score)
+
+        add("<unk>", UNKNOWN)
+        add("<s>", CONTROL)
+        add("</s>", CONTROL)
+        for piece in user_defined:
+            add(piece, USER_DEFINED)
+        for byte in range(256) if has_bytes else ():
+            add(f"<0x{byte:02X}>", BYTE)
+        listed = list(pieces)
+        for piece, score in zip(listed, scores or range(0, -len(listed), -1), strict=True):
+            add(piece, NORMAL, score)
+        path = tmp_path / "made.model"
+        path.write_bytes(proto.SerializeToString())
+        return Tokenizer.open(path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_text(shared_data: Path) -> dict[str, list[str]]:
+    """Return the first 60 documents of real English and of real Chinese."""
+    return {name: _first(shared_data / "text" / f"{name}.jsonl.xz", 60) for name in ("en", "zh")}
+
+
+def _first(path: Path, count: int) -> list[str]:
+    texts: list[str] = []
+    with lzma.open(path, "rt", encoding="utf-8") as stream:
+        for line in stream:
+            record: dict[str, Any] = json.loads(line)
+            texts.append(record["text"])
+            if len(texts) == count:
+                break
+    return texts
