@@ -314,21 +314,21 @@ def load_model(
 
     The weights are copied out of the memory map, so the folder may change afterwards.
     """
-    return model_of(checkpoint.config, checkpoint.state_dict(), dtype, device)
+    return build_model(checkpoint.config, checkpoint.state_dict(), dtype, device)
 
 
-def model_of(
+def build_model(
     config: ModelConfig,
     tensors: Mapping[str, Tensor],
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> Transformer:
-    """Return a model in evaluation mode with copies of `tensors`, in `dtype` (theirs if None)."""
+    """Return the model of a checkpoint's tensors, which are copied one at a time."""
     model = empty_model(config)
-    weights = {
-        name: tensor.to(device=device, dtype=dtype or tensor.dtype, copy=True)
-        for name, tensor in tensors.items()
-    }
+    weights = {}
+    for name in tensors:
+        tensor = tensors[name]
+        weights[name] = tensor.to(device=device, dtype=dtype or tensor.dtype, copy=True)
     if config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     model.load_state_dict(weights, assign=True)

@@ -1,0 +1,85 @@
+"""`edgetiny inherit`: a smaller checkpoint cut out of a larger one."""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from edgetiny.checkpoint import Checkpoint, write_checkpoint
+from edgetiny.config.model import InheritConfig
+from edgetiny.console import QUIET, Reporter
+from edgetiny.data import Shards
+from edgetiny.errors import DataError
+from edgetiny.files import atomic_folder, refuse_existing, sha256_file
+from edgetiny.inherit.calibration import calibration_windows, mean_loss, norm_factors
+from edgetiny.inherit.layers import choose_layers, without_layers
+from edgetiny.inherit.neurons import choose, score
+from edgetiny.inherit.shape import student_shape
+from edgetiny.inherit.surgery import cut
+from edgetiny.model import build_model, load_model
+
+
+def run(config: InheritConfig, reporter: Reporter = QUIET) -> Checkpoint:
+    """Write the student cut out of `config.source` and return it, opened.
+
+    The source is held in memory in fp32 while its layers are scored; the cut itself streams.
+    Raises ConfigError for a shape that the source cannot give, DataError for shards of another
+    tokenizer or without held-out text.
+    """
+    refuse_existing(config.out, overwrite=config.overwrite)
+    source = Checkpoint.open(config.source)
+    shape = student_shape(source.config, config)
+    shards = Shards.open(config.data)
+    check_vocabulary(shards, source)
+    windows = calibration_windows(
+        shards, config.calibration_tokens, source.config.max_position_embeddings
+    )
+    model = load_model(source, torch.float32)
+    metrics: dict[str, Any] = {
+        "calibration_tokens": windows[:, 1:].numel(),
+        "loss_source": mean_loss(model, windows),
+    }
+    layers, dropped = choose_layers(model, windows, shape.num_hidden_layers, reporter)
+    model = without_layers(model, layers)
+    kept = choose(score(source, layers), layers, shape)
+    is_narrower = shape.hidden_size < source.config.hidden_size
+    factors = norm_factors(model, windows, kept.hidden) if is_narrower else {}
+    del model
+    tensors = cut(source, shape, kept, factors)
+    metrics |= {
+        "loss_student": mean_loss(build_model(shape, tensors, torch.float32), windows),
+        "kept_layers": layers,
+        "dropped_layers": [asdict(each) for each in dropped],
+    }
+    reporter.say(
+        f"loss {metrics['loss_source']:.3f} nats per token before,"
+        f" {metrics['loss_student']:.3f} after the cut"
+    )
+    with atomic_folder(config.out, overwrite=config.overwrite) as folder:
+        write_checkpoint(
+            folder,
+            shape,
+            tensors,
+            stage="inherit",
+            settings=config.as_json(),
+            parent=source,
+            tokenizer=source.path,
+            metrics=metrics,
+        )
+    return Checkpoint.open(config.out)
+
+
+def check_vocabulary(shards: Shards, source: Checkpoint) -> None:
+    """Raise DataError unless the shards' ids are those that the source was trained on."""
+    tokenizer = source.path / "tokenizer.model"
+    recorded = shards.tokenizer_sha256
+    if recorded is not None and tokenizer.is_file() and recorded != sha256_file(tokenizer):
+        raise DataError(
+            f"{shards.path} was made with another tokenizer than {source.path} has;"
+            f" build it again with --tokenizer {source.path}"
+        )
+    if shards.vocab_size > source.config.vocab_size:
+        raise DataError(
+            f"{shards.path} has a vocabulary of {shards.vocab_size}, the model in {source.path}"
+            f" of {source.config.vocab_size}; build the shards with the model's tokenizer"
+        )

@@ -1,0 +1,152 @@
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from edgetiny.config.data import DataBuildConfig
+from edgetiny.config.model import InheritConfig
+from edgetiny.data.build import run as build
+from edgetiny.errors import CheckpointError, ConfigError, DataError
+from edgetiny.inherit.stage import run
+from edgetiny.inherit.surgery import layer_of
+
+KINDS = {
+    "mha_tied": {},
+    "gqa_untied": {"num_key_value_heads": 4, "tie_word_embeddings": False},
+    "qwen2": {"num_key_value_heads": 2, "bias": "qkv"},
+    "biased": {"num_key_value_heads": 4, "bias": "qkvo"},
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Return a shard folder of random ids under 97."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("train", "val"):
+        rng.integers(0, 97, 400).astype("<u2").tofile(folder / f"{name}.bin")
+    return folder
+
+
+def inherit(source, data, out, **settings):
+    return run(
+        InheritConfig(source=source.path, data=data, out=out, calibration_tokens=100, **settings)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keeping_everything_keeps_every_bit(make_checkpoint, data, tmp_path, kind):
+    settings = {"num_attention_heads": 8, "num_key_value_heads": 8} | KINDS[kind]
+    source = make_checkpoint(**settings)
+    result = inherit(source, data, tmp_path / "out")
+    assert result.config == source.config
+    assert all(torch.equal(result.tensor(name), source.tensor(name)) for name in source.names())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_shape_is_the_one_asked_for(make_checkpoint, data, tmp_path, seed):
+    rng = random.Random(seed)
+    kind = KINDS[rng.choice(list(KINDS))]
+    settings = {"num_attention_heads": 8, "num_key_value_heads": 8, "num_hidden_layers": 4} | kind
+    source = make_checkpoint(**settings)
+    groups = rng.randint(1, settings["num_key_value_heads"])
+    members = rng.randint(1, source.config.group_size)
+    asked = {
+        "hidden_size": rng.randint(1, 32),
+        "num_hidden_layers": rng.randint(1, 4),
+        "intermediate_size": rng.randint(1, 44),
+        "num_attention_heads": groups * members,
+        "num_key_value_heads": groups,
+    }
+    result = inherit(source, data, tmp_path / "out", **asked)
+    assert {name: getattr(result.config, name) for name in asked} == asked
+    assert result.config.head_dim == source.config.head_dim
+
+
+def silence(tensors):
+    """Silence 12 hidden dimensions, 20 units, 2 groups of heads and 1 layer."""
+    for name, tensor in tensors.items():
+        layer = layer_of(name)
+        if "embed_tokens" in name or "lm_head" in name:
+            tensor[:, 20:] = 0
+        elif "norm" in name:
+            tensor[20:] = 0
+        elif "o_proj" in name or "down_proj" in name:
+            tensor[20:] = 0
+            if layer == 1:
+                tensor.zero_()
+        if "gate_proj" in name or "up_proj" in name:
+            tensor[:20] = 0
+        if "k_proj" in name or "v_proj" in name:
+            tensor[:16] = 0
+        if "q_proj" in name:
+            tensor[:32] = 0
+
+
+@pytest.mark.parametrize("kind", ["gqa_untied", "biased"])
+def test_removing_what_is_silent_changes_nothing(make_checkpoint, data, tmp_path, kind):
+    settings = {"num_attention_heads": 8, "num_hidden_layers": 3} | KINDS[kind]
+    source = make_checkpoint(edit=silence, **settings)
+    result = inherit(
+        source, data, tmp_path / "out", hidden_size=20, intermediate_size=24, num_key_value_heads=2
+    )
+    metrics = result.lineage["metrics"]
+    assert metrics["loss_student"] == pytest.approx(metrics["loss_source"], abs=1e-3)
+    assert result.config.num_attention_heads == 4
+
+
+def test_lineage_tells_what_was_dropped(make_checkpoint, data, tmp_path):
+    source = make_checkpoint(num_hidden_layers=4)
+    result = inherit(source, data, tmp_path / "out", num_hidden_layers=2)
+    metrics = result.lineage["metrics"]
+    dropped = [row["layer"] for row in metrics["dropped_layers"]]
+    assert sorted(metrics["kept_layers"] + dropped) == [0, 1, 2, 3]
+    assert metrics["dropped_layers"][0]["loss_before"] == pytest.approx(metrics["loss_source"])
+    assert metrics["dropped_layers"][1]["loss_after"] == pytest.approx(metrics["loss_student"])
+    assert metrics["calibration_tokens"] == 128
+    for place, layer in enumerate(metrics["kept_layers"]):
+        name = "self_attn.q_proj.weight"
+        assert torch.equal(
+            result.tensor(f"model.layers.{place}.{name}"),
+            source.tensor(f"model.layers.{layer}.{name}"),
+        )
+    assert result.lineage["ancestors"][0]["sha256"] == source.sha256
+
+
+def test_another_vocabulary_is_refused(
+    make_checkpoint, tiny_checkpoint, tiny_text, tiny_tokenizer, data, tmp_path
+):
+    with pytest.raises(DataError, match=r"vocabulary of 97, .* of 96;"):
+        inherit(make_checkpoint(vocab_size=96), data, tmp_path / "out")
+    shards = tmp_path / "shards"
+    text = tmp_path / "text.txt"
+    text.write_text(tiny_text.read_text(encoding="utf-8")[:20_000], encoding="utf-8")
+    build(
+        DataBuildConfig(
+            text=(text,), tokenizer=tiny_tokenizer, out=shards, valid_fraction=0.3, processes=1
+        )
+    )
+    inherit(tiny_checkpoint, shards, tmp_path / "out", num_hidden_layers=1)
+    copy = shutil.copytree(tiny_checkpoint.path, tmp_path / "copy")
+    with (copy / "tokenizer.model").open("ab") as stream:
+        stream.write(b"\x00")
+    with pytest.raises(DataError, match="another tokenizer"):
+        run(InheritConfig(source=copy, data=shards, out=tmp_path / "out2"))
+    assert not (tmp_path / "out2").exists()
+
+
+def test_nothing_is_left_behind_by_a_refusal(make_checkpoint, data, tmp_path):
+    source = make_checkpoint()
+    with pytest.raises(ConfigError, match="--hidden-size"):
+        inherit(source, data, tmp_path / "out", hidden_size=64)
+    with pytest.raises(DataError, match="does not exist"):
+        inherit(source, tmp_path / "nothing", tmp_path / "out")
+    broken = make_checkpoint(
+        "broken", edit=lambda tensors: tensors["model.norm.weight"].fill_(torch.nan)
+    )
+    with pytest.raises(CheckpointError, match="not finite"):
+        inherit(broken, data, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "broken", "data"}
