@@ -69,7 +69,13 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ConfigError(f"{out} exists; choose another --out, or give --overwrite to replace it")
-    ours = ("edgetiny.json", "manifest.json", "meta.json", "tokenizer_config.json")
+    ours = (
+        "edgetiny.json",
+        "manifest.json",
+        "meta.json",
+        "tokenizer_config.json",
+        "demo.json",
+    )
     if out.is_dir() and not any((out / name).is_file() for name in ours):
         raise ConfigError(f"{out} was not written by edgetiny, so --overwrite does not replace it")
 

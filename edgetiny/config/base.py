@@ -1,6 +1,7 @@
 """How settings come to be: flag over recipe over default, checked once, complete when built."""
 
 import difflib
+import shlex
 import tomllib
 import types
 import typing
@@ -45,6 +46,21 @@ class Config:
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON values, paths as text: what the lineage records."""
         return {spec.name: _as_json(getattr(self, spec.name)) for spec in fields(self)}
+
+    def command_line(self) -> str:
+        """Return the command that runs this stage with these settings; defaults are left out."""
+        words = ["edgetiny", *self.stage.split("_")]
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if value == spec.default:
+                continue
+            for part in value if isinstance(value, tuple) else (value,):
+                name = () if spec.metadata["argument"] else (flag_name(spec),)
+                if isinstance(part, bool):
+                    words += [flag_name(spec) if part else flag_name(spec).replace("--", "--no-")]
+                else:
+                    words += [*name, shlex.quote(str(part))]
+        return " ".join(words)
 
     @classmethod
     def load(cls, recipe: Path | None = None, flags: Mapping[str, Any] | None = None) -> Self:
