@@ -36,9 +36,15 @@ class EvalConfig(Config):
     data: Path | None = setting(None, "token shards; their held-out part is scored")
     text: tuple[Path, ...] = setting((), "text file, scored whole; repeat for more")
     tokens: int = setting(0, "most tokens to score per group; 0 means all", minimum=0)
-    context: int = setting(512, "tokens of a window", minimum=2)
+    context: int | None = setting(
+        None, "tokens of a window; 512, or the model's longest if that is less", minimum=2
+    )
     batch_size: int = setting(8, "windows at a time", minimum=1)
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
+
+    def check(self) -> None:
+        if (self.data is None) == (not self.text):
+            raise ConfigError("give either --data or --text: what is to be scored")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,8 +63,13 @@ class BenchConfig(Config):
     prompt_tokens: int = setting(2, "tokens before the first new one", minimum=1)
     new_tokens: int = setting(510, "tokens to decode", minimum=2)
     repeats: int = setting(3, "measured runs, after warm-up", minimum=1)
-    precision: Literal["fp32", "bf16", "fp16"] | None = setting(
-        None, "weights of the eager runtime; as stored if not given"
+    precision: Literal["fp32", "bf16"] | None = setting(
+        None, "weights of a checkpoint; as stored if not given (random ones: the faster type here)"
     )
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
     out: Path | None = setting(None, "result JSON to write")
+    overwrite: bool = setting(False, "replace --out if it exists")
+
+    def check(self) -> None:
+        if not self.batch:
+            raise ConfigError("batch is an empty list; give at least one --batch")
