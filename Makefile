@@ -51,9 +51,10 @@ check-recipes: $(VENV)/.installed-dev
 clean:
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache
 
-# A stamp per set of extras, so that a second `make` goes straight to work.
+# A stamp per set of extras, so that a second `make` goes straight to work. Nothing is compiled ahead:
+# torch alone has thousands of modules that are never imported.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 		--constraint constraints.txt --editable '.[$*]'
 	@touch $@
 
