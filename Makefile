@@ -49,7 +49,7 @@ check-recipes: $(VENV)/.installed-dev
 	$(BIN)/python export/check_recipes.py
 
 clean:
-	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache
 
 # A stamp per set of extras, so that a second `make` goes straight to work. Nothing is compiled ahead:
 # torch alone has thousands of modules that are never imported.
