@@ -7,6 +7,26 @@ from typing import ClassVar, Literal
 from edgetiny.config.base import Config, setting
 from edgetiny.errors import ConfigError
 
+FREE_SETTINGS = frozenset(
+    {
+        "checkpoint",
+        "data",
+        "out",
+        "eval_every",
+        "eval_tokens",
+        "save_every",
+        "sample_every",
+        "sample_prompt",
+        "sample_tokens",
+        "sample_temperature",
+        "tensorboard",
+        "resume",
+        "overwrite",
+    }
+)
+"""What may differ when a run is resumed: none of it changes a weight. Checkpoint and data may
+have moved; that they are the same is checked by hash."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig(Config):
@@ -28,19 +48,27 @@ class TrainConfig(Config):
     final_lr_fraction: float = setting(
         0.1, "last learning rate over the peak", minimum=0.0, maximum=1.0
     )
-    weight_decay: float = setting(0.1, "decay of the weight matrices", minimum=0.0)
-    beta1: float = setting(0.9, "AdamW's first moment", minimum=0.0, maximum=1.0)
-    beta2: float = setting(0.95, "AdamW's second moment", minimum=0.0, maximum=1.0)
-    clip: float = setting(1.0, "largest gradient norm", minimum=0.0)
+    weight_decay: float = setting(
+        0.1, "decay of the weight matrices; norms and biases have none", minimum=0.0
+    )
+    beta1: float = setting(0.9, "AdamW's first moment", minimum=0.0, maximum=0.99999)
+    beta2: float = setting(0.95, "AdamW's second moment", minimum=0.0, maximum=0.99999)
+    clip: float = setting(1.0, "largest gradient norm; 0 means no limit", minimum=0.0)
     device: Literal["cpu", "cuda"] = setting("cpu", "where to train")
-    precision: Literal["fp32", "bf16"] = setting("fp32", "arithmetic of the matrix products")
+    threads: int = setting(0, "CPU threads; 0 leaves PyTorch's default", minimum=0)
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto",
+        "arithmetic of the matrix products; auto: bf16 where it is measured to be faster",
+    )
     compile: bool = setting(False, "compile the model with torch.compile")
-    seed: int = setting(0, "seed of the sample order")
+    seed: int = setting(0, "seed of the sample order", minimum=0)
     eval_every: int = setting(200, "steps between validations; 0 means only at the end", minimum=0)
     eval_tokens: int = setting(65_536, "most held-out tokens of one validation", minimum=1)
     save_every: int = setting(200, "steps between saves of the training state", minimum=1)
     sample_every: int = setting(0, "steps between printed samples; 0 means never", minimum=0)
     sample_prompt: str = setting("", "text that a sample continues")
+    sample_tokens: int = setting(64, "most tokens of a sample", minimum=1)
+    sample_temperature: float = setting(0.8, "0 takes the likeliest token", minimum=0.0)
     tensorboard: bool = setting(False, "write TensorBoard events into OUT/tensorboard")
     resume: bool = setting(False, "go on from the state in --out")
     overwrite: bool = setting(False, "replace --out if it exists")
@@ -48,3 +76,7 @@ class TrainConfig(Config):
     def check(self) -> None:
         if self.resume and self.overwrite:
             raise ConfigError("--resume keeps --out and --overwrite replaces it; give one of them")
+        if self.out.resolve() == self.checkpoint.resolve():
+            raise ConfigError(
+                f"--out is the checkpoint to start from, {self.checkpoint}; choose another folder"
+            )
