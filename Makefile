@@ -17,6 +17,9 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
+# An advertisement that --quiet does not silence.
+export NO_MKDOCS_2_WARNING = 1
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick lint docs check-docs check-recipes clean
 
