@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from edgetiny.config.base import Config, setting
+from edgetiny.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,13 +20,26 @@ class ExportConfig(Config):
     out: Path | None = setting(None, "artefact folder; beside the checkpoint if not given")
     format: Literal["onnx"] = setting("onnx", "format of the artefact")
     precision: Literal["fp32", "fp16", "int8"] = setting("int8", "storage of the weights")
-    block_size: int = setting(32, "weights that share a scale at int8", minimum=16, maximum=256)
+    block_size: int = setting(
+        32, "weights that share a scale at int8, a power of two", minimum=16, maximum=256
+    )
     gqa_groups: int | None = setting(
         None, "mean-pool the key/value heads to this many on the way out", minimum=1
     )
-    context: int = setting(1024, "tokens that the artefact can hold", minimum=2)
+    context: int | None = setting(
+        None,
+        "tokens that the artefact can hold; what the model can, or 1024 if that is less",
+        minimum=2,
+    )
     text: Path | None = setting(None, "held-out text that verification scores as well")
     overwrite: bool = setting(False, "replace --out if it exists")
+
+    def check(self) -> None:
+        if self.block_size & (self.block_size - 1):
+            raise ConfigError(
+                f"--block-size {self.block_size} is not a power of two;"
+                " choose from 16, 32, 64, 128, 256"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

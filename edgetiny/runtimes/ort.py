@@ -61,9 +61,11 @@ class OrtRuntime:
             kv_dtype=manifest["kv_dtype"],
         )
         self._session = session
-        inputs = {each.name: each.type for each in session.get_inputs()}
-        self._past = [name for name in inputs if name.startswith("past_key_values.")]
-        self._kv_dtype = _KV_DTYPES[inputs[self._past[0]]]
+        past = [each for each in session.get_inputs() if each.name.startswith("past_key_values.")]
+        self._past = [each.name for each in past]
+        self._kv_dtype = _KV_DTYPES[past[0].type]
+        # Not the model's own head_dim: the graph may hold heads that were filled up with zeros.
+        _, self._n_kv_heads, _, self._head_dim = past[0].shape
         self._buffers: dict[str, NDArray[np.floating[Any]]] = {}  # each (B, G, C, head_dim)
         self._lengths: Ids = np.zeros(0, np.int64)
 
@@ -140,12 +142,8 @@ class OrtRuntime:
         """Have a buffer of `batch` rows; what an earlier batch of that size left is overwritten."""
         if self._buffers and len(next(iter(self._buffers.values()))) == batch:
             return
-        shape = (
-            batch,
-            self.config.num_key_value_heads,
-            self.capabilities.max_context,
-            self.config.head_dim,
-        )  # (B, G, C, head_dim)
+        # (B, G, C, head_dim)
+        shape = (batch, self._n_kv_heads, self.capabilities.max_context, self._head_dim)
         self._buffers = {}
         self._buffers = {name: np.zeros(shape, self._kv_dtype) for name in self._past}
 
@@ -170,9 +168,7 @@ class OrtRuntime:
         return logits
 
     def _run_without_cache(self, tokens: Ids) -> Floats:
-        empty = np.zeros(
-            (len(tokens), self.config.num_key_value_heads, 0, self.config.head_dim), self._kv_dtype
-        )
+        empty = np.zeros((len(tokens), self._n_kv_heads, 0, self._head_dim), self._kv_dtype)
         feeds = {
             "input_ids": np.ascontiguousarray(tokens, np.int64),
             # Padding stands on the right, where no real token looks.

@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from edgetiny.quantize import ZERO_POINT, dequantize, quantize_int8
+
+
+@pytest.mark.parametrize("columns", [32, 44, 100, 172])
+@pytest.mark.parametrize("block_size", [16, 32, 128])
+def test_every_weight_is_off_by_half_a_scale_at_most(columns, block_size):
+    weight = torch.randn(7, columns, generator=torch.Generator().manual_seed(columns))
+    quantized = quantize_int8(weight, block_size)
+    assert dequantize(quantized).shape == weight.shape
+    scales = quantized.scales.repeat_interleave(block_size, dim=1)[:, :columns]
+    assert ((dequantize(quantized) - weight).abs() <= scales * 0.5001).all()
+
+
+def test_the_largest_weight_of_a_block_is_exact():
+    weight = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    error = (dequantize(quantize_int8(weight, 32)) - weight).abs().view(5, 2, 32)
+    largest = weight.abs().view(5, 2, 32).argmax(dim=-1, keepdim=True)
+    assert error.gather(-1, largest).max() < 1e-6
+
+
+def test_the_last_block_is_filled_up_with_zeros():
+    quantized = quantize_int8(torch.ones(3, 20), 16)
+    assert quantized.data.shape == (3, 2, 16)
+    assert (quantized.data[:, 1, 4:] == ZERO_POINT).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-45])
+def test_blocks_near_zero_come_back_as_zero_without_nan(value):
+    quantized = quantize_int8(torch.full((2, 32), value), 32)
+    assert torch.equal(dequantize(quantized), torch.zeros(2, 32))
+
+
+def test_what_was_quantized_once_stays_the_same():
+    once = dequantize(quantize_int8(torch.randn(4, 96), 32))
+    torch.testing.assert_close(dequantize(quantize_int8(once, 32)), once)
+
+
+def test_half_precision_weights_are_rounded_once():
+    weight = torch.randn(4, 32).half()
+    half, full = quantize_int8(weight, 32), quantize_int8(weight.float(), 32)
+    assert torch.equal(half.data, full.data)
+    assert torch.equal(half.scales, full.scales)
+
+
+def test_size_counts_data_and_scales():
+    quantized = quantize_int8(torch.randn(10, 64), 32)
+    assert quantized.size_bytes == 10 * 64 + 10 * 2 * 4
