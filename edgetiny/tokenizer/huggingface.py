@@ -41,14 +41,15 @@ def write_tokenizer(
     named = {key: piece for key, piece in specials.items() if piece is not None}
     write_json(folder / "special_tokens_map.json", named)
     config = {
-        "tokenizer_class": "LlamaTokenizer",
-        "legacy": False,
+        # Roles without a piece are null: left out, the class would add its own default token.
+        **specials,
+        **_class(proto),
         "clean_up_tokenization_spaces": False,
         "model_max_length": int(1e30),
         "sp_model_kwargs": {},
         "added_tokens_decoder": {str(token.pop("id")): token for token in _added_tokens(proto)},
     }
-    write_json(folder / "tokenizer_config.json", config | named | options)
+    write_json(folder / "tokenizer_config.json", config | options)
 
 
 def tokenizer_json(proto: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -144,6 +145,17 @@ def _vocabulary(proto: Any, has_bytes: bool) -> dict[str, int]:
     if has_bytes and "\0" in ids:
         ids["<unused NUL>"] = ids.pop("\0")
     return ids
+
+
+def _class(proto: Any) -> dict[str, Any]:
+    """Name the class of `transformers` that splits text as this model does.
+
+    onnxruntime-genai chooses by it too: as a LlamaTokenizer a model without dummy prefix gets other
+    ids there for repeated spaces, as a GemmaTokenizer the same.
+    """
+    if proto.normalizer_spec.add_dummy_prefix:
+        return {"tokenizer_class": "LlamaTokenizer", "legacy": False}
+    return {"tokenizer_class": "GemmaTokenizer"}
 
 
 def _special(proto: Any, role: str) -> str | None:

@@ -106,16 +106,31 @@ def test_merges_are_all_splits_of_normal_pieces_best_first(make_tokenizer: MakeT
     assert merges(tokenizer.proto) == [["b", "c"], ["a", "b"], ["a", "bc"], ["ab", "c"]]
 
 
-def test_transformers_gives_the_same_ids(tiny_tokenizer: Path, tiny_text: Path) -> None:
+@pytest.mark.parametrize("use_fast", [True, False])
+def test_transformers_gives_the_same_ids(
+    tiny_tokenizer: Path, tiny_text: Path, use_fast: bool
+) -> None:
     transformers = pytest.importorskip("transformers")
     tokenizer = Tokenizer.open(tiny_tokenizer)
-    auto = transformers.AutoTokenizer.from_pretrained(tiny_tokenizer)
+    auto = transformers.AutoTokenizer.from_pretrained(tiny_tokenizer, use_fast=use_fast)
     for text in ["", "two  spaces", "\n x", *tiny_text.read_text(encoding="utf-8").split("\n\n")]:
         ids = tokenizer.encode(text)
         assert auto.encode(text, add_special_tokens=False) == ids
         assert auto.encode(text) == [1, *ids]
         assert auto.decode([1, *ids, 2], skip_special_tokens=True) == text
     assert (auto.unk_token_id, auto.bos_token_id, auto.eos_token_id) == (0, 1, 2)
+    assert len(auto) == tokenizer.vocab_size
+
+
+def test_transformers_puts_the_dummy_prefix_too(
+    make_tokenizer: MakeTokenizer, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = make_tokenizer(["\u2581a", "ab", "a", "b", "\u2581"], dummy_prefix=True)
+    write_tokenizer(tmp_path, tokenizer.path.read_bytes())
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("a", " a", "ab ab", "b  a"):
+        assert auto.encode(text, add_special_tokens=False) == tokenizer.encode(text)
     assert len(auto) == tokenizer.vocab_size
 
 
