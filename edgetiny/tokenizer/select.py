@@ -79,7 +79,7 @@ def select(
 
 
 def coverage_curve(
-    vocabulary: Vocabulary, counts: Counts, n_points: int = 32
+    vocabulary: Vocabulary, counts: Counts, n_points: int = 16
 ) -> list[dict[str, float]]:
     """Return points of {rows, coverage}: the share of token occurrences kept by so many rows.
 
