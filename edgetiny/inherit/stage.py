@@ -31,9 +31,7 @@ def run(config: InheritConfig, reporter: Reporter = QUIET) -> Checkpoint:
     shape = student_shape(source.config, config)
     shards = Shards.open(config.data)
     check_vocabulary(shards, source)
-    windows = calibration_windows(
-        shards, config.calibration_tokens, source.config.max_position_embeddings
-    )
+    windows = calibration_windows(shards, config.calibration_tokens, trained_length(source))
     model = load_model(source, torch.float32)
     metrics: dict[str, Any] = {
         "calibration_tokens": windows[:, 1:].numel(),
@@ -67,6 +65,20 @@ def run(config: InheritConfig, reporter: Reporter = QUIET) -> Checkpoint:
             metrics=metrics,
         )
     return Checkpoint.open(config.out)
+
+
+def trained_length(source: Checkpoint) -> int:
+    """Return the most tokens that the source has seen in a row; its context if it does not say.
+
+    Beyond that its loss rises, which is not for want of any layer.
+    """
+    lineage = source.lineage
+    stages = [lineage, *lineage.get("ancestors", [])]
+    lengths = [
+        each["settings"]["sequence_length"] for each in stages if each.get("stage") == "train"
+    ]
+    longest = source.config.max_position_embeddings
+    return min(longest, max(lengths, default=longest))
 
 
 def check_vocabulary(shards: Shards, source: Checkpoint) -> None:

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from edgetiny.checkpoint import Checkpoint, write_checkpoint
 from edgetiny.config.data import DataBuildConfig
 from edgetiny.config.model import InheritConfig
 from edgetiny.data.build import run as build
 from edgetiny.errors import CheckpointError, ConfigError, DataError
-from edgetiny.inherit.stage import run
+from edgetiny.files import atomic_folder
+from edgetiny.inherit.stage import run, trained_length
 from edgetiny.inherit.surgery import layer_of
 
 KINDS = {
@@ -114,6 +116,27 @@ def test_lineage_tells_what_was_dropped(make_checkpoint, data, tmp_path):
             source.tensor(f"model.layers.{layer}.{name}"),
         )
     assert result.lineage["ancestors"][0]["sha256"] == source.sha256
+
+
+def test_windows_are_no_longer_than_the_source_was_trained_on(make_checkpoint, data, tmp_path):
+    source = make_checkpoint()
+    assert trained_length(source) == 64
+    with atomic_folder(tmp_path / "trained") as folder:
+        write_checkpoint(
+            folder,
+            source.config,
+            source.state_dict(),
+            stage="train",
+            settings={"sequence_length": 24},
+            parent=source,
+            tokenizer=None,
+        )
+    trained = Checkpoint.open(tmp_path / "trained")
+    assert trained_length(trained) == 24
+    student = inherit(trained, data, tmp_path / "out", num_hidden_layers=1)
+    assert trained_length(student) == 24
+    # Five windows of 24 are the fewest that hold the 100 tokens asked for.
+    assert student.lineage["metrics"]["calibration_tokens"] == 5 * 24
 
 
 def test_another_vocabulary_is_refused(
