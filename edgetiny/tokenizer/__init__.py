@@ -1,6 +1,7 @@
 """Tokenizers: train one, read one, make one smaller."""
 
+from edgetiny.tokenizer.for_model import checkpoint_tokenizer
 from edgetiny.tokenizer.huggingface import write_tokenizer
 from edgetiny.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Tokenizer", "write_tokenizer"]
+__all__ = ["Tokenizer", "checkpoint_tokenizer", "write_tokenizer"]
