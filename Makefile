@@ -1,6 +1,6 @@
 # Needs python 3.11 or newer with venv. Everything goes into VENV; nothing outside it changes.
 #
-#   make demo          install, then run the whole chain on real text: demo-out/report.html
+#   make demo          install, then run the whole chain on real text: demo-out/report.html (made anew)
 #   make test          install with the developers' tools, then run the whole test suite
 #   make quick         the tests that take seconds
 #   make lint          ruff, its formatter and mypy
@@ -27,7 +27,7 @@ help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 demo: $(VENV)/.installed-onnx
-	$(BIN)/edgetiny demo $(ARGS)
+	$(BIN)/edgetiny demo --overwrite $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
