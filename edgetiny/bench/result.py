@@ -1,0 +1,202 @@
+"""A result: one JSON row per measurement, a superset of llama-bench's fields.
+
+The format is described in docs/formats/result.md.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgetiny.bench.protocol import Protocol
+from edgetiny.bench.roofline import Bound
+from edgetiny.bench.subject import Subject
+from edgetiny.bench.table import columns
+from edgetiny.errors import DataError
+from edgetiny.files import read_json
+from edgetiny.measure import percentile, spread
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """The rows of one call of `edgetiny bench`, and the file that holds them."""
+
+    rows: list[dict[str, Any]]
+    path: Path | None
+
+    def document(self) -> dict[str, Any]:
+        """Return the result file's content."""
+        return {"schema_version": SCHEMA_VERSION, "rows": self.rows}
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the command line prints: one table, a column per row."""
+        written = {} if self.path is None else {"written_to": str(self.path)}
+        return columns(self.rows) | written
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """Where a row was measured: the same for all rows of a call."""
+
+    cpu: str
+    threads: int
+    commit: str
+    edgetiny_version: str
+    test_time: str
+
+
+def read_result(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a result file. Raises DataError if it is none, or is newer than we are."""
+    document = read_json(path, schema_version=SCHEMA_VERSION, error=DataError)
+    rows = document.get("rows")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path} has no rows; was it written by edgetiny bench?")
+    return rows
+
+
+def make_row(
+    subject: Subject,
+    protocol: Protocol,
+    environment: Environment,
+    measured: Mapping[str, Any],
+    bound: Bound,
+    bytes_per_token: float | None,
+) -> dict[str, Any]:
+    """Put one row together from what the worker measured and what the machine could do."""
+    runs = measured["timings"]["runs"]
+    doubts = list(bound.doubts)
+    if not all(run["is_finite"] for run in runs):
+        doubts.append("the logits are not finite")
+    speed = _speed(runs, protocol)
+    text = {}
+    if bytes_per_token is not None:
+        tok_per_s = speed["tok_per_s_summed"]["median"]
+        text = {
+            "bytes_per_token": bytes_per_token,
+            "text_bytes_per_s_summed": tok_per_s * bytes_per_token,
+        }
+    return (
+        _llama_bench(subject, protocol, environment, runs)
+        | _what_and_where(subject, protocol, environment, measured)
+        | speed
+        | text
+        | {
+            "load_ms": measured["load_ms"],
+            "load_is_cold": measured["load_is_cold"],
+            "rss_before_load_bytes": measured["rss_before_load_bytes"],
+            "peak_rss_bytes": measured["peak_rss_bytes"],
+            "temperature_celsius": measured["temperature_celsius"],
+            "roofline": bound.as_json(),
+            "valid": not doubts,
+            "doubts": doubts,
+        }
+    )
+
+
+def _llama_bench(
+    subject: Subject,
+    protocol: Protocol,
+    environment: Environment,
+    runs: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the fields that llama-bench has, under its names."""
+    samples_ns = [_total_ns(run) for run in runs]
+    n_tokens = protocol.batch * protocol.new_tokens
+    samples_ts = [1e9 * n_tokens / sample for sample in samples_ns]
+    return {
+        "build_commit": environment.commit,
+        "cpu_info": environment.cpu,
+        "model_filename": subject.name,
+        "model_type": subject.model_type,
+        "model_size": subject.size_bytes,
+        "model_n_params": subject.n_parameters,
+        "n_batch": protocol.batch,
+        "n_threads": environment.threads,
+        "n_prompt": protocol.prompt_tokens,
+        "n_gen": protocol.new_tokens,
+        "n_depth": 0,
+        "test_time": environment.test_time,
+        "avg_ns": round(statistics.fmean(samples_ns)),
+        "stddev_ns": round(_deviation(samples_ns)),
+        "avg_ts": statistics.fmean(samples_ts),
+        "stddev_ts": _deviation(samples_ts),
+        "samples_ns": samples_ns,
+        "samples_ts": samples_ts,
+    }
+
+
+def _what_and_where(
+    subject: Subject,
+    protocol: Protocol,
+    environment: Environment,
+    measured: Mapping[str, Any],
+) -> dict[str, Any]:
+    engine, timings, config = measured["engine"], measured["timings"], subject.config
+    return {
+        "source": subject.kind,
+        "runtime": engine["name"],
+        "device": engine["device"],
+        "precision": engine["precision"],
+        "held_precision": subject.held_precision,
+        "kv_dtype": engine["kv_dtype"],
+        "versions": {"edgetiny": environment.edgetiny_version} | measured["versions"],
+        "model": {
+            "num_hidden_layers": config.num_hidden_layers,
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "num_attention_heads": config.num_attention_heads,
+            "num_key_value_heads": config.num_key_value_heads,
+            "head_dim": config.head_dim,
+            "vocab_size": config.vocab_size,
+            "tie_word_embeddings": config.tie_word_embeddings,
+        },
+        "protocol": {
+            "sampling": "greedy",
+            "stops_at_eos": False,
+            "prompt_seed": protocol.seed,
+            "repeats": protocol.repeats,
+            "warmup_runs": timings["warmup_runs"],
+            "warmup_tokens": timings["warmup_tokens"],
+            "warmup_is_stable": timings["warmup_is_stable"],
+        },
+    }
+
+
+def _speed(runs: Sequence[Mapping[str, Any]], protocol: Protocol) -> dict[str, Any]:
+    """Return times and rates; a rate per sequence and one summed over the batch, always both."""
+    prefill_s = [run["prefill_ns"] / 1e9 for run in runs]
+    decode_s = [sum(run["step_ns"]) / 1e9 for run in runs]
+    total_s = [_total_ns(run) / 1e9 for run in runs]
+    # The first new token came out of the prefill.
+    n_steps = protocol.new_tokens - 1
+    whole = [protocol.new_tokens / seconds for seconds in total_s]
+    decode = [n_steps / seconds for seconds in decode_s]
+    prefill = [protocol.prompt_tokens / seconds for seconds in prefill_s]
+    steps_ms = [step / 1e6 for run in runs for step in run["step_ns"]]
+    return {
+        "ttft_ms": _spread([1e3 * seconds for seconds in prefill_s]),
+        "tok_per_s_per_sequence": _spread(whole),
+        "tok_per_s_summed": _spread([rate * protocol.batch for rate in whole]),
+        "decode_tok_per_s_per_sequence": _spread(decode),
+        "decode_tok_per_s_summed": _spread([rate * protocol.batch for rate in decode]),
+        "prefill_tok_per_s_summed": _spread([rate * protocol.batch for rate in prefill]),
+        "step_ms": {f"p{percent}": percentile(steps_ms, percent) for percent in (50, 90, 99)},
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    found = spread(values)
+    return {"median": found.median, "p10": found.p10, "p90": found.p90}
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Return the sample's standard deviation; 0 for a single value, as llama-bench has it."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _total_ns(run: Mapping[str, Any]) -> int:
+    total: int = run["prefill_ns"] + sum(run["step_ns"])
+    return total

@@ -1,0 +1,117 @@
+import json
+
+import pytest
+import torch
+
+from edgetiny.bench.designs import DESIGNS
+from edgetiny.bench.protocol import Protocol
+from edgetiny.bench.subject import check_fits, find_subject, subject_of_design
+from edgetiny.config.run import BenchConfig
+from edgetiny.console import QUIET
+from edgetiny.cost import run_memory, step_cost
+from edgetiny.errors import ArtefactError, CheckpointError, ConfigError, DeviceError
+
+
+def find(source, **settings):
+    return find_subject(BenchConfig(source=source, **settings), 1, QUIET)
+
+
+@pytest.fixture
+def artefact(make_checkpoint):
+    """Return a folder with an artefact's manifest, which is all that is read before loading."""
+    path = make_checkpoint("artefact").path
+    manifest = {
+        "schema_version": 1,
+        "precision": "int8",
+        "kv_dtype": "fp32",
+        "block_size": 32,
+        "compute_dtype": "fp32",
+        "context": 64,
+        "max_batch": 4,
+        "files": {
+            "model.onnx": {"bytes": 1000},
+            "model.onnx.data": {"bytes": 9000},
+            "config.json": {"bytes": 1},
+        },
+    }
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [(torch.float32, "fp32"), (torch.bfloat16, "bf16")]
+)
+def test_a_checkpoint_runs_as_it_is_stored(make_checkpoint, dtype, precision):
+    subject = find(make_checkpoint(dtype=dtype).path)
+    assert (subject.kind, subject.precision, subject.kv_precision) == (
+        "checkpoint",
+        precision,
+        precision,
+    )
+    assert subject.size_bytes == subject.n_parameters * dtype.itemsize
+
+
+def test_precision_can_be_asked_for(make_checkpoint):
+    assert find(make_checkpoint().path, precision="bf16").precision == "bf16"
+
+
+def test_fp16_on_a_cpu_is_refused_with_the_reason(make_checkpoint):
+    path = make_checkpoint(dtype=torch.float16).path
+    with pytest.raises(ConfigError, match=r"float16.*many times slower.*--precision fp32"):
+        find(path)
+    assert find(path, precision="fp32").precision == "fp32"
+
+
+def test_an_artefact_keeps_its_precision(artefact):
+    subject = find(artefact)
+    assert (subject.kind, subject.precision, subject.kv_precision) == ("artefact", "int8", "fp32")
+    assert subject.size_bytes == 10_000
+    assert (subject.max_context, subject.max_batch) == (64, 4)
+    with pytest.raises(ConfigError, match="--precision does not apply"):
+        find(artefact, precision="fp32")
+
+
+def test_fp16_is_counted_as_it_is_held(artefact):
+    manifest = json.loads((artefact / "manifest.json").read_text())
+    (artefact / "manifest.json").write_text(json.dumps(manifest | {"precision": "fp16"}))
+    subject = find(artefact)
+    config = subject.config
+    assert (subject.precision, subject.held_precision) == ("fp16", "fp32")
+    assert subject.step(1, 8.0) == step_cost(config, "fp32", 1, 8.0)
+
+
+def test_a_batch_beyond_the_artefact_is_refused(artefact):
+    subject = find(artefact)
+    check_fits(subject, Protocol(batch=4, prompt_tokens=2, new_tokens=4, repeats=1), None)
+    with pytest.raises(ConfigError, match="at most 4 sequences together, not 5"):
+        check_fits(subject, Protocol(batch=5, prompt_tokens=2, new_tokens=4, repeats=1), None)
+
+
+def test_a_manifest_without_its_facts_is_refused(artefact):
+    manifest = json.loads((artefact / "manifest.json").read_text())
+    del manifest["context"]
+    (artefact / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match="'context'"):
+        find(artefact)
+
+
+def test_a_missing_folder_is_one_line(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        find(tmp_path / "nowhere")
+
+
+def test_a_context_beyond_the_model_is_refused(make_checkpoint):
+    subject = find(make_checkpoint().path)
+    fitting = Protocol(batch=1, prompt_tokens=2, new_tokens=62, repeats=1)
+    check_fits(subject, fitting, None)
+    with pytest.raises(ConfigError, match=r"holds 64 tokens, 2 \+ 63 .*--new-tokens 62 or less"):
+        check_fits(subject, Protocol(batch=1, prompt_tokens=2, new_tokens=63, repeats=1), None)
+
+
+def test_memory_is_predicted_before_loading():
+    subject = subject_of_design(DESIGNS[0], "fp32")
+    protocol = Protocol(batch=20, prompt_tokens=2, new_tokens=510, repeats=1)
+    need = run_memory(subject.config, "fp32", 20, 512).total
+    check_fits(subject, protocol, need)
+    with pytest.raises(DeviceError, match=r"random-952m at batch 20 needs 6\.\d\d GB"):
+        check_fits(subject, protocol, need - 1)
