@@ -1,0 +1,131 @@
+"""The process that measures one row: `python -m edgetiny.bench.worker`, JSON in, JSON lines out.
+
+One engine per process, always: threads of an idle engine spin and slow the next one several times.
+Standard input is one request; standard output is one event a line (loaded, progress, result,
+error). Whatever else is printed goes to standard error.
+"""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edgetiny.bench.designs import DTYPES, random_model
+from edgetiny.bench.protocol import Protocol, measure
+from edgetiny.checkpoint import ModelConfig
+from edgetiny.errors import EdgetinyError
+from edgetiny.measure import clock_ns, peak_rss_bytes, reset_peak_rss, rss_bytes
+from edgetiny.model import empty_model
+from edgetiny.runtimes import EagerRuntime, Runtime, open_runtime
+
+_NS_BETWEEN_EVENTS = 200_000_000
+
+Emit = Callable[[Mapping[str, Any]], None]
+
+
+def main() -> int:
+    """Measure the row that standard input asks for. Errors of the user are events, exit code 0."""
+    # Libraries print where they like; the events keep the real standard output to themselves.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def emit(event: Mapping[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    try:
+        emit({"event": "result"} | measure_request(json.load(sys.stdin), emit))
+    except EdgetinyError as error:
+        emit({"event": "error", "kind": type(error).__name__, "message": str(error)})
+    return 0
+
+
+def measure_request(request: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
+    """Load the model and run the protocol; return load time, memory, versions and timings."""
+    protocol = Protocol(**request["protocol"])
+    subject, threads = request["subject"], request["threads"]
+    _import_engine(subject)
+    is_cold = subject["path"] is not None and drop_from_page_cache(Path(subject["path"]))
+    reset_peak_rss()
+    before_bytes = rss_bytes()
+    start = clock_ns()
+    runtime = _open(subject, protocol, threads)
+    load_ns = clock_ns() - start
+    emit({"event": "loaded"})
+    timings = measure(runtime, protocol, _Throttled(emit))
+    return {
+        # Random weights were made, not loaded.
+        "load_ms": load_ns / 1e6 if subject["path"] is not None else None,
+        "load_is_cold": is_cold,
+        "rss_before_load_bytes": before_bytes,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "engine": asdict(runtime.engine),
+        "versions": _versions(runtime.engine.name),
+        "timings": asdict(timings),
+    }
+
+
+def drop_from_page_cache(folder: Path) -> bool:
+    """Ask the kernel to forget the files of a folder, so that loading reads the disk."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    for file in (path for path in folder.iterdir() if path.is_file()):
+        with file.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return True
+
+
+class _Throttled:
+    """Progress as events, at most five a second: writing them must not show in the times."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._tokens = 0
+        self._phase = ""
+        self._last_ns = clock_ns()
+
+    def __call__(self, phase: str, tokens: int) -> None:
+        self._tokens += tokens
+        now = clock_ns()
+        if phase == self._phase and now - self._last_ns < _NS_BETWEEN_EVENTS:
+            return
+        self._emit({"event": "progress", "phase": phase, "tokens": self._tokens})
+        self._tokens, self._phase, self._last_ns = 0, phase, now
+
+
+def _open(subject: Mapping[str, Any], protocol: Protocol, threads: int) -> Runtime:
+    if subject["kind"] == "design":
+        model = random_model(ModelConfig.from_hf(subject["config"]), DTYPES[subject["precision"]])
+        path = Path(subject["name"])
+        return EagerRuntime(model, path, context=protocol.context, threads=threads)
+    dtype = DTYPES[subject["precision"]] if subject["kind"] == "checkpoint" else None
+    return open_runtime(subject["path"], context=protocol.context, dtype=dtype, threads=threads)
+
+
+def _import_engine(subject: Mapping[str, Any]) -> None:
+    """Import before the clock starts: load time is the model's, not Python's."""
+    if subject["kind"] == "artefact":
+        import edgetiny.runtimes.ort  # noqa: F401
+    else:
+        # torch imports some 800 modules when the first model is built without memory.
+        empty_model(ModelConfig.from_hf(subject["config"]))
+
+
+def _versions(engine: str) -> dict[str, str]:
+    packages = ["torch", "numpy"] if engine == "eager" else ["onnxruntime", "numpy"]
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # some builds of onnxruntime have another package name
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

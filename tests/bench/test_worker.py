@@ -1,0 +1,62 @@
+import json
+import sys
+from dataclasses import asdict
+
+import pytest
+
+from edgetiny.bench.protocol import Protocol
+from edgetiny.bench.subject import find_subject
+from edgetiny.bench.worker import drop_from_page_cache, measure_request
+from edgetiny.config.run import BenchConfig
+from edgetiny.console import QUIET
+from edgetiny.errors import CheckpointError
+
+PROTOCOL = Protocol(batch=2, prompt_tokens=2, new_tokens=6, repeats=2)
+
+
+def request_for(checkpoint):
+    subject = find_subject(BenchConfig(source=checkpoint.path), 1, QUIET)
+    return {"subject": subject.request(), "protocol": asdict(PROTOCOL), "threads": 1}
+
+
+def test_a_request_is_json_and_so_is_the_answer(make_checkpoint):
+    events = []
+    request = json.loads(json.dumps(request_for(make_checkpoint())))
+    measured = json.loads(json.dumps(measure_request(request, events.append)))
+    assert len(measured["timings"]["runs"]) == PROTOCOL.repeats
+    assert measured["load_ms"] > 0
+    assert measured["engine"] | {"version": ""} == {
+        "name": "eager",
+        "version": "",
+        "device": "cpu",
+        "threads": 1,
+        "precision": "fp32",
+        "kv_dtype": "fp32",
+    }
+    assert {"python", "torch", "numpy"} <= measured["versions"].keys()
+    assert events[0] == {"event": "loaded"}
+    assert {event["event"] for event in events[1:]} == {"progress"}
+
+
+def test_random_weights_are_made_and_not_loaded(make_checkpoint):
+    request = request_for(make_checkpoint())
+    request["subject"] |= {"kind": "design", "path": None}
+    measured = measure_request(request, lambda event: None)
+    assert measured["load_ms"] is None
+    assert not measured["load_is_cold"]
+
+
+def test_dropping_the_cache_leaves_the_files_alone(make_checkpoint):
+    path = make_checkpoint().path
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    assert drop_from_page_cache(path) == sys.platform.startswith("linux")
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_a_damaged_checkpoint_is_the_users_error(make_checkpoint):
+    checkpoint = make_checkpoint()
+    request = request_for(checkpoint)
+    weights = checkpoint.path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        measure_request(request, lambda event: None)
