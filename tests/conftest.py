@@ -141,3 +141,32 @@ def make_checkpoint(tmp_path):
         return Checkpoint.open(tmp_path / name)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_artefact(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: "Checkpoint"
+) -> Path:
+    """Return the int8 artefact of `tiny_checkpoint`; read it, and copy it to change it."""
+    pytest.importorskip("onnxruntime")
+    from edgetiny.config.export import ExportConfig
+    from edgetiny.export.stage import run
+
+    out = tmp_path_factory.mktemp("artefact") / "tiny-int8"
+    run(ExportConfig(source=tiny_checkpoint.path, out=out))
+    return out
+
+
+@pytest.fixture
+def make_artefact(tmp_path):
+    """Return a function that exports a checkpoint, verified, and returns the artefact's folder."""
+    pytest.importorskip("onnxruntime")
+    from edgetiny.config.export import ExportConfig
+    from edgetiny.export.stage import run
+
+    def make(checkpoint, name="artefact", **settings):
+        out = tmp_path / name
+        run(ExportConfig(source=checkpoint.path, out=out, **settings))
+        return out
+
+    return make

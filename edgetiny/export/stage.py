@@ -65,7 +65,7 @@ def run(config: ExportConfig, reporter: Reporter = QUIET) -> ExportResult:
     refuse_existing(out, overwrite=config.overwrite)
     shape, tensors = source_tensors(checkpoint, config.gqa_groups)
     _say_gqa(checkpoint, config.gqa_groups, reporter)
-    context = _context(config.context, shape)
+    context = context_of(config.context, shape)
     lowering = Lowering(precision=config.precision, block_size=config.block_size, context=context)
     asked = make_questions(checkpoint, shape, context, config.text)
     wanted = ask_checkpoint(checkpoint, shape, tensors, asked, reporter)
@@ -119,16 +119,20 @@ def default_out(source: Path, config: ExportConfig) -> Path:
     return folder / f"{stem.split('/')[-1]}-{config.format}-{config.precision}{gqa}"
 
 
+def context_of(asked: int | None, shape: ModelConfig) -> int:
+    """Return the tokens that an artefact can hold: as asked, or what the model can up to 1024.
+
+    Raises ConfigError if the model cannot.
+    """
+    longest = shape.max_position_embeddings
+    if asked is not None and asked > longest:
+        raise ConfigError(f"--context {asked} is beyond the model's {longest} positions")
+    return asked or min(longest, _DEFAULT_CONTEXT)
+
+
 def _say_gqa(checkpoint: Checkpoint, groups: int | None, reporter: Reporter) -> None:
     n_before = checkpoint.config.num_key_value_heads
     if groups == n_before:
         reporter.say(f"--gqa-groups {groups} changes nothing: the model has {n_before} KV heads")
     elif groups is not None:
         reporter.say(f"averaging {n_before} key/value heads into {groups}")
-
-
-def _context(asked: int | None, shape: ModelConfig) -> int:
-    longest = shape.max_position_embeddings
-    if asked is not None and asked > longest:
-        raise ConfigError(f"--context {asked} is beyond the model's {longest} positions")
-    return asked or min(longest, _DEFAULT_CONTEXT)

@@ -1,0 +1,109 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgetiny.evaluate import GroupScore
+from edgetiny.export.parity import LIMITS, compare, failures
+from edgetiny.export.probe import Answers, Continuation, Probe, Questions
+
+VOCAB = 50
+
+
+@pytest.fixture
+def asked():
+    probe = Probe("one", np.zeros((2, 3), int), np.array([3, 1]), np.zeros((2, 4), int), (1,) * 4)
+    return Questions(probes=[probe], prompts=[], documents=[], text="", context=8)
+
+
+@pytest.fixture
+def wanted():
+    logits = np.random.default_rng(0).normal(size=(2, 5, VOCAB)).astype(np.float32)
+    rows = logits[0]
+    return Answers([logits], [Continuation(rows.argmax(-1), rows)], [score(100.0)])
+
+
+def score(nats):
+    return GroupScore(group="text", nats=nats, tokens=50, text_bytes=200.0)
+
+
+def failed(asked, wanted, given, precision="int8"):
+    return [
+        line.split(" is ")[0] for line in failures(compare(asked, wanted, given, precision).checks)
+    ]
+
+
+@pytest.mark.parametrize("precision", LIMITS)
+def test_equal_answers_pass(asked, wanted, precision):
+    assert failed(asked, wanted, wanted, precision) == []
+
+
+def test_a_constant_on_every_logit_means_nothing(asked, wanted):
+    shifted = replace(wanted, logits=[wanted.logits[0] + 3])
+    assert failed(asked, wanted, shifted, "fp32") == []
+
+
+def test_the_size_of_the_logits_means_nothing_to_the_relative_error(asked, wanted):
+    noise = 0.05 * np.random.default_rng(1).normal(size=(2, 5, VOCAB))
+    errors = [
+        compare(
+            asked,
+            replace(wanted, logits=[size * wanted.logits[0]]),
+            replace(wanted, logits=[size * (wanted.logits[0] + noise)]),
+            "int8",
+        ).logits["relative_error"]
+        for size in (0.01, 1.0)
+    ]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-4)
+
+
+def test_noise_beyond_the_precision_fails(asked, wanted):
+    noise = np.random.default_rng(1).normal(size=(2, 5, VOCAB))
+    given = replace(wanted, logits=[wanted.logits[0] + 0.02 * noise])
+    assert failed(asked, wanted, given, "int8") == []
+    assert failed(asked, wanted, given, "fp16") == [
+        "relative logit error",
+        "mean KL divergence (nats)",
+    ]
+    assert failed(asked, wanted, replace(wanted, logits=[wanted.logits[0] + noise]), "int8")
+
+
+def test_one_wrong_row_among_many_fails(asked, wanted):
+    logits = wanted.logits[0].copy()
+    logits[1, 3] = logits[1, 3, ::-1]
+    assert "relative logit error" in failed(asked, wanted, replace(wanted, logits=[logits]))
+
+
+def test_answers_that_are_not_numbers_fail(asked, wanted):
+    nan = replace(wanted, logits=[np.full_like(wanted.logits[0], np.nan)], scores=[score(np.nan)])
+    parity = compare(asked, wanted, nan, "int8")
+    assert len(failures(parity.checks)) >= 3
+    assert all(
+        row.as_json()["measured"] is None for row in parity.checks if row.measured != row.measured
+    )
+
+
+def test_a_loss_that_changed_by_more_than_a_percent_fails(asked, wanted):
+    assert failed(asked, wanted, replace(wanted, scores=[score(100.9)])) == []
+    assert failed(asked, wanted, replace(wanted, scores=[score(101.1)])) == ["change of loss (%)"]
+    # Better than the checkpoint by so much is no artefact of the checkpoint either.
+    assert failed(asked, wanted, replace(wanted, scores=[score(98.0)])) == ["change of loss (%)"]
+
+
+def test_greedy_texts_may_part_where_the_first_two_are_close(asked, wanted):
+    [text] = wanted.continuations
+    logits = text.logits.copy()
+    first, second = np.argsort(-logits[2])[:2]
+    ids = text.ids.copy()
+    ids[2:] = second
+    noise = 0.02 * np.random.default_rng(1).normal(size=(2, 5, VOCAB))
+    given = Answers([wanted.logits[0] + noise], [Continuation(ids, logits)], wanted.scores)
+    for gap, explained in ((0.001, True), (1.0, False)):
+        logits[2] = -9
+        logits[2, [first, second]] = 0, -gap
+        near = replace(wanted, continuations=[Continuation(text.ids, logits)])
+        parity = compare(asked, near, given, "int8")
+        [row] = parity.greedy
+        assert (row["equal"], row["first_difference"], row["explained"]) == (False, 2, explained)
+        assert row["top2_gap"] == pytest.approx(gap, abs=1e-5)
+        assert ("greedy texts explained" in failed(asked, near, given)) is not explained

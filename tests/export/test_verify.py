@@ -1,0 +1,78 @@
+import json
+import shutil
+from dataclasses import asdict
+
+import pytest
+from safetensors.torch import save_file
+
+from edgetiny.config.export import VerifyConfig
+from edgetiny.errors import ArtefactError, CheckFailed, CheckpointError
+from edgetiny.export.verify import run
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def like_tiny(tiny_config, make_checkpoint):
+    """Return a function that makes a checkpoint of the artefact's shape; keywords change it."""
+
+    def make(**settings):
+        return make_checkpoint("other", **asdict(tiny_config) | settings)
+
+    return make
+
+
+def test_an_artefact_passes_against_its_checkpoint_and_stays_untouched(
+    tiny_checkpoint, tiny_artefact
+):
+    before = {path.name: path.read_bytes() for path in tiny_artefact.iterdir()}
+    verification = run(VerifyConfig(artefact=tiny_artefact, against=tiny_checkpoint.path))
+    assert verification.passed
+    json.dumps(verification.summary(), allow_nan=False)
+    assert before == {path.name: path.read_bytes() for path in tiny_artefact.iterdir()}
+    assert json.loads(before["verification.json"])["checks"] == verification.summary()["checks"]
+
+
+def test_another_checkpoint_of_the_shape_fails_the_check(tiny_artefact, like_tiny):
+    other = like_tiny()
+    with pytest.raises(CheckFailed, match="relative logit error is") as failure:
+        run(VerifyConfig(artefact=tiny_artefact, against=other.path))
+    assert failure.value.exit_code == 1
+
+
+def test_a_slightly_different_checkpoint_fails_the_check(tiny_artefact, tiny_checkpoint, tmp_path):
+    tensors = tiny_checkpoint.state_dict()
+    name = "model.layers.1.mlp.down_proj.weight"
+    other = shutil.copytree(tiny_checkpoint.path, tmp_path / "other")
+    save_file(tensors | {name: tensors[name] * 1.5}, other / "model.safetensors")
+    with pytest.raises(CheckFailed):
+        run(VerifyConfig(artefact=tiny_artefact, against=other))
+
+
+def test_an_artefact_with_fewer_kv_heads_is_compared_with_the_averaged_model(
+    tiny_checkpoint, make_artefact
+):
+    folder = make_artefact(tiny_checkpoint, "grouped", gqa_groups=1)
+    assert run(VerifyConfig(artefact=folder, against=tiny_checkpoint.path)).passed
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tiny_artefact, like_tiny):
+    other = like_tiny(num_hidden_layers=3)
+    with pytest.raises(ArtefactError, match="another shape"):
+        run(VerifyConfig(artefact=tiny_artefact, against=other.path))
+
+
+def test_missing_folders_are_refused(tiny_artefact, tiny_checkpoint, tmp_path):
+    with pytest.raises(ArtefactError, match="not a folder"):
+        run(VerifyConfig(artefact=tmp_path / "none", against=tiny_checkpoint.path))
+    with pytest.raises(ArtefactError, match=r"manifest\.json does not exist"):
+        run(VerifyConfig(artefact=tiny_checkpoint.path, against=tiny_checkpoint.path))
+    with pytest.raises(CheckpointError):
+        run(VerifyConfig(artefact=tiny_artefact, against=tmp_path / "none"))
+
+
+def test_another_tokenizer_fails_the_check(tiny_checkpoint, tiny_artefact, tmp_path):
+    other = shutil.copytree(tiny_checkpoint.path, tmp_path / "other")
+    (other / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(CheckFailed, match=r"tokenizer_config\.json"):
+        run(VerifyConfig(artefact=tiny_artefact, against=other))
