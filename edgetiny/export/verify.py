@@ -13,6 +13,7 @@ from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.checkpoint.folder import TOKENIZER_FILES
 from edgetiny.config.export import VerifyConfig
 from edgetiny.console import QUIET, Reporter
+from edgetiny.cost import parameters
 from edgetiny.errors import ArtefactError, CheckFailed, ConfigError
 from edgetiny.export.package import open_tokenizer
 from edgetiny.export.parity import Parity, compare, failures
@@ -21,6 +22,9 @@ from edgetiny.files import sha256_file
 from edgetiny.gqa import to_gqa
 from edgetiny.model import build_model
 from edgetiny.runtimes import EagerRuntime, Engine, open_runtime
+
+# Below this many parameters, handing work from thread to thread costs more than it saves.
+_ONE_THREAD = 2_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +117,7 @@ def verify(
     Raises CheckFailed if the tokenizer is not the checkpoint's.
     """
     n_tokenizer_files = _check_tokenizer(folder, checkpoint.path)
-    runtime = open_runtime(folder)
+    runtime = open_runtime(folder, threads=_threads(checkpoint.config))
     with reporter.task("verifying", total=asked.n_asked) as task:
         given = ask(runtime, asked, task)
     return Verification(
@@ -158,9 +162,19 @@ def ask_checkpoint(
     reporter: Reporter,
 ) -> Answers:
     """Return the answers of the checkpoint in fp32; its model is freed before this returns."""
-    runtime = EagerRuntime(build_model(shape, tensors, dtype=torch.float32), checkpoint.path)
-    with reporter.task("asking the checkpoint", total=asked.n_asked) as task:
-        return ask(runtime, asked, task)
+    n_threads = torch.get_num_threads()
+    model = build_model(shape, tensors, dtype=torch.float32)
+    runtime = EagerRuntime(model, checkpoint.path, threads=_threads(shape))
+    try:
+        with reporter.task("asking the checkpoint", total=asked.n_asked) as task:
+            return ask(runtime, asked, task)
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _threads(shape: ModelConfig) -> int:
+    """Return the threads to ask with; 0 means one per core."""
+    return 1 if parameters(shape).total < _ONE_THREAD else 0
 
 
 def _check_tokenizer(folder: Path, source: Path) -> int:
