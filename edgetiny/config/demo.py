@@ -15,6 +15,7 @@ class DemoConfig(Config):
     text: tuple[Path, ...] = setting(
         (), "your own text instead of the embedded one; repeat for more"
     )
+    prompt: str = setting("", "text that every model continues; words of the text if not given")
     fast: bool = setting(False, "train for seconds instead of minutes")
     overwrite: bool = setting(False, "replace --out if it exists")
 

@@ -1,0 +1,49 @@
+"""How large the demo's models are and how long they train."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The ordinary demo: about five minutes on two cores.
+
+    Training lasts a number of seconds, turned into steps at the speed that this machine shows.
+    heads: divisible by 8, so that `edgetiny export --gqa-groups 8` works on what comes out.
+    """
+
+    text_bytes: int = 12_000_000
+    big_vocabulary: int = 8192
+    small_vocabulary: int = 4096
+    depth: int = 7
+    kept_depth: int = 6
+    width: int = 256
+    kept_width: int = 192
+    heads: int = 16
+    head_dim: int = 16
+    groups: int = 8
+    batch_size: int = 8
+    sequence_length: int = 256
+    learning_rate: float = 3e-3
+    base_seconds: float = 75.0
+    student_seconds: float = 75.0
+    uptrain_seconds: float = 15.0
+    new_tokens: int = 510
+    sample_tokens: int = 60
+
+
+FAST = Plan(
+    text_bytes=1_000_000,
+    big_vocabulary=1024,
+    small_vocabulary=768,
+    depth=3,
+    kept_depth=2,
+    width=64,
+    kept_width=48,
+    sequence_length=128,
+    base_seconds=3.0,
+    student_seconds=3.0,
+    uptrain_seconds=1.0,
+    new_tokens=62,
+    sample_tokens=16,
+)
+"""A first look, and what CI runs: every stage, trained for seconds."""

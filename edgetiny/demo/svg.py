@@ -1,0 +1,95 @@
+"""Line charts as SVG text, for a report that needs nothing but a browser."""
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 640, 280
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One curve: points (x, y) in data units, and its name in the legend."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
+    """Return an `<svg>` with axes, grid, legend and one colour (class s0, s1, ...) per curve."""
+    frame = _Frame(series)
+    title = html.escape(f"{y_label} against {x_label}")
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">']
+    parts += _axes(frame)
+    for index, one in enumerate(series):
+        path = " ".join(f"{frame.across(x):.1f},{frame.up(y):.1f}" for x, y in one.points)
+        parts.append(f'<polyline class="s{index}" points="{path}"/>')
+    if len(series) > 1:
+        parts += [_legend(index, one.name) for index, one in enumerate(series)]
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, "middle"))
+    turned = f'transform="translate(12 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"'
+    parts.append(f'<text {turned} text-anchor="middle">{html.escape(y_label)}</text></svg>')
+    return "\n".join(parts)
+
+
+class _Frame:
+    """Where data units stand in the picture: the axes end on round numbers."""
+
+    def __init__(self, series: Sequence[Series]) -> None:
+        xs = [x for one in series for x, _ in one.points]
+        ys = [y for one in series for _, y in one.points]
+        assert xs, "a chart without points"
+        self.x_ticks, self.y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+
+    def across(self, x: float) -> float:
+        low, high = self.x_ticks[0], self.x_ticks[-1]
+        return LEFT + (x - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def up(self, y: float) -> float:
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        return HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+
+def _axes(frame: _Frame) -> list[str]:
+    parts = []
+    for y in frame.y_ticks:
+        at = frame.up(y)
+        parts.append(_line("grid", LEFT, at, WIDTH - RIGHT, at))
+        parts.append(_text(LEFT - 6, at + 4, tick_text(y), "end"))
+    for x in frame.x_ticks:
+        parts.append(_text(frame.across(x), HEIGHT - BOTTOM + 16, tick_text(x), "middle"))
+    return parts
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Return round numbers from at or below `low` to at or above `high`, about `wanted` of them."""
+    span = high - low or abs(high) or 1.0
+    rough = span / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)
+    first = math.floor(low / step + 1e-9)
+    last = max(math.ceil(high / step - 1e-9), first + 1)
+    return [round(step * index, 12) for index in range(first, last + 1)]
+
+
+def tick_text(value: float) -> str:
+    """Return a tick's label: 1.5k and 2M rather than long numbers."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def _legend(index: int, name: str) -> str:
+    x, y = WIDTH - RIGHT - 150, TOP + 14 + 16 * index
+    return _line(f"s{index}", x, y - 4, x + 18, y - 4) + _text(x + 24, y, name, "start")

@@ -1,0 +1,39 @@
+import itertools
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from edgetiny.demo.svg import Series, line_chart, tick_text, ticks
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.3, 7.9), (1e-4, 2e-4), (5, 5), (-3, 1e6)])
+def test_ticks_are_round_even_and_span_the_data(low, high):
+    found = ticks(low, high)
+    steps = {round(b - a, 9) for a, b in itertools.pairwise(found)}
+    assert found[0] <= low
+    assert found[-1] >= high
+    assert len(steps) == 1
+    assert 2 <= len(found) <= 12
+
+
+def test_every_point_lies_inside_the_picture_and_higher_values_stand_higher():
+    chart = line_chart(
+        [Series("a", [(0, 1.0), (10, 3.0)]), Series("b < c", [(5, 2.0)])], "tokens", "loss"
+    )
+    root = ET.fromstring(chart)
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    lines = [element for element in root.iter() if element.tag == "polyline"]
+    points = [
+        tuple(map(float, pair.split(",")))
+        for line in lines
+        for pair in line.attrib["points"].split()
+    ]
+    assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
+    (x0, y0), (x1, y1), _ = points
+    assert x0 < x1
+    assert y0 > y1
+    assert "b < c" in [element.text for element in root.iter() if element.tag == "text"]
+
+
+def test_long_numbers_are_shortened():
+    assert [tick_text(value) for value in (0.5, 1500, 2e6)] == ["0.5", "1.5k", "2M"]
