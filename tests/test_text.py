@@ -149,7 +149,7 @@ def test_work_is_what_stands_before_the_part(source: str, work: str) -> None:
         ("a.txt.gz", b"plain", "is damaged or not gz"),
         ("a.txt.xz", b"plain", "is damaged or not xz"),
         ("a.txt.zst", b"plain", "is damaged or not zst"),
-        ("a.txt.gz", gzip.compress(b"x" * 999)[:-9], "is damaged or not gz"),
+        ("a.txt.gz", gzip.compress(b"x" * 999, mtime=0)[:-9], "is damaged or not gz"),
         ("a.txt.xz", lzma.compress(b"x" * 999)[:-20], "is damaged or not xz"),
     ],
 )
