@@ -30,18 +30,28 @@ MODELS = {
 }
 
 
+def keep_scale(tensors):
+    """Make matrices keep the size of what goes through them, as a trained model's about do.
+
+    Larger random weights make attention chaotic: each rounding error grows from layer to layer.
+    """
+    for tensor in tensors.values():
+        if tensor.ndim == 2:
+            tensor /= tensor.std() * tensor.shape[1] ** 0.5
+
+
 @pytest.mark.parametrize(
     ("model", "precision"), [("gqa", "fp32"), ("mqa-qwen2", "fp16"), ("internlm", "int8")]
 )
 def test_the_artefact_answers_as_the_checkpoint(model, precision, make_checkpoint, make_artefact):
-    export_and_check(make_checkpoint(**MODELS[model]), precision, make_artefact)
+    export_and_check(make_checkpoint(edit=keep_scale, **MODELS[model]), precision, make_artefact)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("model", MODELS)
 def test_every_kind_of_model_exports(model, precision, make_checkpoint, make_artefact):
-    export_and_check(make_checkpoint(**MODELS[model]), precision, make_artefact)
+    export_and_check(make_checkpoint(edit=keep_scale, **MODELS[model]), precision, make_artefact)
 
 
 @pytest.mark.slow
