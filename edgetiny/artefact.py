@@ -31,7 +31,10 @@ class Artefact:
         if not path.is_dir():
             raise ArtefactError(f"artefact {path} is not a folder; export writes one")
         manifest = read_json(path / MANIFEST, schema_version=SCHEMA_VERSION, error=ArtefactError)
-        for name, facts in manifest["files"].items():
+        files = manifest.get("files")
+        if not isinstance(files, dict) or "model.onnx" not in files:
+            raise ArtefactError(f"{path / MANIFEST} lists no model.onnx; export the artefact again")
+        for name, facts in files.items():
             _check_file(path / name, facts)
         raw = read_json(path / "config.json", error=ArtefactError)
         return cls(path, manifest, ModelConfig.from_hf(raw))

@@ -72,6 +72,7 @@ COMMANDS = (
 
 _EXTRAS = {
     "onnx": "onnx",
+    "onnx_ir": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "executorch": "executorch",

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from edgetiny.errors import ArtefactError, ConfigError
+from edgetiny.files import sha256_file
 from edgetiny.runtimes import EagerRuntime, open_runtime
 
 pytest.importorskip("onnxruntime")
@@ -133,9 +134,10 @@ def test_damaged_artefacts_are_refused(copy):
 
 def test_a_graph_that_onnxruntime_cannot_load_is_one_line(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
-    del manifest["files"]["model.onnx"]
-    (copy / "manifest.json").write_text(json.dumps(manifest))
     (copy / "model.onnx").write_bytes(b"no graph")
+    sha256 = sha256_file(copy / "model.onnx")
+    manifest["files"]["model.onnx"] = {"sha256": sha256, "bytes": len(b"no graph")}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match="cannot load"):
         open_runtime(copy)
 
@@ -145,3 +147,10 @@ def test_a_newer_manifest_is_refused(copy):
     (copy / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 99}))
     with pytest.raises(ArtefactError, match="schema version 99"):
         open_runtime(copy)
+
+
+@pytest.mark.parametrize("manifest", [{}, {"files": []}, {"files": {}}])
+def test_a_manifest_without_files_is_refused(manifest, tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 1}))
+    with pytest.raises(ArtefactError, match=r"lists no model\.onnx"):
+        open_runtime(tmp_path)
