@@ -12,6 +12,10 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 
+# One process a core with one thread each: tiny models spend two threads' time waiting for each other.
+# A file stays in one process, so that what its tests share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
 # The first python that really runs and is new enough; a pyenv shim may exist and not run.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -30,10 +34,10 @@ demo: $(VENV)/.installed-onnx
 	$(BIN)/edgetiny demo --overwrite $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
