@@ -144,9 +144,7 @@ def make_checkpoint(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def tiny_artefact(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: "Checkpoint"
-) -> Path:
+def tiny_artefact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: "Checkpoint") -> Path:
     """Return the int8 artefact of `tiny_checkpoint`; read it, and copy it to change it."""
     pytest.importorskip("onnxruntime")
     from edgetiny.config.export import ExportConfig
