@@ -17,7 +17,7 @@ from edgetiny.console import Reporter
 from edgetiny.errors import DataError
 from edgetiny.files import atomic_file
 
-PACKAGES = ("torch", "numpy", "networkx", "sympy", "huggingface_hub", "typer", "rich")
+PACKAGES = ("numpy", "networkx", "sympy", "torch", "huggingface_hub", "typer", "rich")
 EMBEDDED_PROMPT = "Return the"
 _SHORTEST = 40
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

@@ -49,7 +49,7 @@ from edgetiny.tokenizer import train as tokenizer_train
 from edgetiny.train import stage as train
 
 SCHEMA_VERSION = 1
-FINAL = "final"
+STUDENT = "student"
 _TRIAL_STEPS = 12
 
 
@@ -102,7 +102,8 @@ def run(config: DemoConfig, reporter: Reporter = QUIET) -> DemoResult:
     story = demo.story(artefact, config.text, started)
     report = config.out / "report.html"
     report.write_text(render(story), encoding="utf-8")
-    _write_marker(config.out, final.name)
+    # The student before GQA: it has as many key/value heads as --gqa-groups may ask for.
+    _write_marker(config.out, STUDENT)
     if not story.beats_xz:
         reporter.say("the model does not beat xz -9 on the held-out text: it needs more training")
     return DemoResult(report=report, story=story)
@@ -117,8 +118,8 @@ def _claim(config: DemoConfig) -> None:
     _write_marker(config.out, None)
 
 
-def _write_marker(out: Path, final: str | None) -> None:
-    write_json(out / "demo.json", {"schema_version": SCHEMA_VERSION, "final": final})
+def _write_marker(out: Path, student: str | None) -> None:
+    write_json(out / "demo.json", {"schema_version": SCHEMA_VERSION, "export_from": student})
 
 
 @dataclass(slots=True)
@@ -194,7 +195,7 @@ class _Demo:
     def student(self, compact: Path) -> Path:
         """A smaller model born from the base, trained, with fewer key/value heads."""
         plan, shards = self.plan, self.out / "compact-shards"
-        born, student = self.out / "student-born", self.out / "student"
+        born, student = self.out / "student-born", self.out / STUDENT
         with self.step("student, inherited", "layers and neurons cut from the base", born, shards):
             self.call(
                 inherit,
@@ -209,7 +210,7 @@ class _Demo:
             )
         with self.step("student, trained", "trained on the same text", student, shards):
             self.train(born, shards, student, plan.student_seconds)
-        pooled, final = self.out / "gqa", self.out / FINAL
+        pooled, final = self.out / "gqa", self.out / "final"
         what = f"{plan.heads} key/value heads pooled to {plan.groups}"
         with self.step("GQA", what, pooled, shards):
             self.call(gqa, GqaConfig(source=student, groups=plan.groups, out=pooled))
@@ -231,7 +232,9 @@ class _Demo:
         started = time.monotonic()
         yield
         seconds = time.monotonic() - started
-        scores = evaluate.run(EvalConfig(source=folder, data=shards), self.reporter)
+        scores = evaluate.run(
+            EvalConfig(source=folder, data=shards, context=self.plan.sequence_length), self.reporter
+        )
         reply = generate.run(
             GenerateConfig(
                 source=folder, prompt=self.prompt, max_new_tokens=self.plan.sample_tokens

@@ -8,25 +8,25 @@ class Plan:
     """The ordinary demo: about five minutes on two cores.
 
     Training lasts a number of seconds, turned into steps at the speed that this machine shows.
-    heads: divisible by 8, so that `edgetiny export --gqa-groups 8` works on what comes out.
+    heads: divisible by 8, so that `edgetiny export --gqa-groups 8` works on the student.
     """
 
-    text_bytes: int = 12_000_000
-    big_vocabulary: int = 8192
-    small_vocabulary: int = 4096
-    depth: int = 7
-    kept_depth: int = 6
-    width: int = 256
-    kept_width: int = 192
-    heads: int = 16
+    text_bytes: int = 6_000_000
+    big_vocabulary: int = 4096
+    small_vocabulary: int = 3072
+    depth: int = 6
+    kept_depth: int = 5
+    width: int = 160
+    kept_width: int = 128
+    heads: int = 8
     head_dim: int = 16
-    groups: int = 8
-    batch_size: int = 8
+    groups: int = 4
+    batch_size: int = 4
     sequence_length: int = 256
-    learning_rate: float = 3e-3
-    base_seconds: float = 75.0
-    student_seconds: float = 75.0
-    uptrain_seconds: float = 15.0
+    learning_rate: float = 5e-3
+    base_seconds: float = 80.0
+    student_seconds: float = 100.0
+    uptrain_seconds: float = 20.0
     new_tokens: int = 510
     sample_tokens: int = 60
 

@@ -100,14 +100,19 @@ def default_source(reporter: Reporter) -> Path:
 
 
 def newest_demo_checkpoint() -> Path:
-    """Return the final checkpoint that the last `edgetiny demo` here left behind."""
+    """Return the student that the last `edgetiny demo` here trained."""
     if not _DEMO.is_file():
         raise ConfigError(
             "there is no checkpoint in this folder and no demo-out from `edgetiny demo`;"
             " name a checkpoint folder: edgetiny export CHECKPOINT"
         )
     demo = read_json(_DEMO, schema_version=_DEMO_SCHEMA_VERSION, error=ConfigError)
-    return _DEMO.parent / str(demo["final"])
+    if demo.get("export_from") is None:
+        raise ConfigError(
+            f"the demo in {_DEMO.parent} did not end; run `edgetiny demo --overwrite`,"
+            " or name a checkpoint folder: edgetiny export CHECKPOINT"
+        )
+    return _DEMO.parent / str(demo["export_from"])
 
 
 def default_out(source: Path, config: ExportConfig) -> Path:

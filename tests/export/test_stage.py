@@ -274,7 +274,15 @@ def test_without_a_name_the_newest_demo_is_exported(make_checkpoint, tmp_path, m
     with pytest.raises(ConfigError, match="name a checkpoint folder"):
         default_source(QUIET)
     make_checkpoint("demo-out/final")
-    write_json(tmp_path / "demo-out/demo.json", {"schema_version": 1, "final": "final"})
+    write_json(tmp_path / "demo-out/demo.json", {"schema_version": 1, "export_from": "final"})
     source = default_source(QUIET)
     assert source.resolve() == tmp_path / "demo-out/final"
     assert default_out(source, ExportConfig()) == tmp_path / "demo-out/final-onnx-int8"
+
+
+def test_a_demo_that_did_not_end_is_not_exported(tmp_path, monkeypatch):
+    (tmp_path / "demo-out").mkdir()
+    write_json(tmp_path / "demo-out/demo.json", {"schema_version": 1, "export_from": None})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="did not end"):
+        default_source(QUIET)
