@@ -9,8 +9,8 @@ from edgetiny.checkpoint import Checkpoint, write_checkpoint
 from edgetiny.config.model import InheritConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.data import Shards
-from edgetiny.errors import DataError
-from edgetiny.files import atomic_folder, refuse_existing, sha256_file
+from edgetiny.evaluate.compatible import check_same_tokenizer
+from edgetiny.files import atomic_folder, refuse_existing
 from edgetiny.inherit.calibration import calibration_windows, mean_loss, norm_factors
 from edgetiny.inherit.layers import choose_layers, without_layers
 from edgetiny.inherit.neurons import choose, score
@@ -30,7 +30,7 @@ def run(config: InheritConfig, reporter: Reporter = QUIET) -> Checkpoint:
     source = Checkpoint.open(config.source)
     shape = student_shape(source.config, config)
     shards = Shards.open(config.data)
-    check_vocabulary(shards, source)
+    check_same_tokenizer(source.path, source.config.vocab_size, shards)
     windows = calibration_windows(shards, config.calibration_tokens, trained_length(source))
     model = load_model(source, torch.float32)
     metrics: dict[str, Any] = {
@@ -79,19 +79,3 @@ def trained_length(source: Checkpoint) -> int:
     ]
     longest = source.config.max_position_embeddings
     return min(longest, max(lengths, default=longest))
-
-
-def check_vocabulary(shards: Shards, source: Checkpoint) -> None:
-    """Raise DataError unless the shards' ids are those that the source was trained on."""
-    tokenizer = source.path / "tokenizer.model"
-    recorded = shards.tokenizer_sha256
-    if recorded is not None and tokenizer.is_file() and recorded != sha256_file(tokenizer):
-        raise DataError(
-            f"{shards.path} was made with another tokenizer than {source.path} has;"
-            f" build it again with --tokenizer {source.path}"
-        )
-    if shards.vocab_size > source.config.vocab_size:
-        raise DataError(
-            f"{shards.path} has a vocabulary of {shards.vocab_size}, the model in {source.path}"
-            f" of {source.config.vocab_size}; build the shards with the model's tokenizer"
-        )

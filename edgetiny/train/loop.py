@@ -154,7 +154,10 @@ class Loop:
             batch_size=self._config.batch_size,
         )
         log.validation(done, scores.total.loss, scores.bits_per_byte)
-        shown = ", ".join(f"{group} {bits:.4f}" for group, bits in scores.bits_per_byte.items())
+        shown = f"{scores.total.bits_per_byte:.4f}"
+        if len(scores.groups) > 1:
+            each = (f"{group.group} {group.bits_per_byte:.4f}" for group in scores.groups)
+            shown += f" ({', '.join(each)})"
         self._reporter.say(f"step {done}: held-out bits per byte {shown}")
         return scores
 
