@@ -144,7 +144,7 @@ def test_windows_are_no_longer_than_the_source_was_trained_on(make_checkpoint, d
 def test_another_vocabulary_is_refused(
     make_checkpoint, tiny_checkpoint, tiny_text, tiny_tokenizer, data, tmp_path
 ):
-    with pytest.raises(DataError, match="ids up to 96, .* vocabulary of 96;"):
+    with pytest.raises(DataError, match=r"ids up to 96, .* vocabulary of 96;"):
         inherit(make_checkpoint(vocab_size=96), data, tmp_path / "out")
     shards = tmp_path / "shards"
     text = tmp_path / "text.txt"
