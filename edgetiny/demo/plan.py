@@ -24,9 +24,9 @@ class Plan:
     batch_size: int = 4
     sequence_length: int = 256
     learning_rate: float = 5e-3
-    base_seconds: float = 80.0
-    student_seconds: float = 100.0
-    uptrain_seconds: float = 20.0
+    base_seconds: float = 55.0
+    student_seconds: float = 140.0
+    uptrain_seconds: float = 60.0
     new_tokens: int = 510
     sample_tokens: int = 60
 
