@@ -36,7 +36,7 @@ from edgetiny.demo.evidence import (
     speed_row,
     training_log,
 )
-from edgetiny.demo.plan import FAST, Plan
+from edgetiny.demo.plan import FAST, SAMPLE_TEMPERATURE, Plan
 from edgetiny.demo.report import Step, Story, render
 from edgetiny.demo.svg import Series
 from edgetiny.evaluate import stage as evaluate
@@ -237,7 +237,10 @@ class _Demo:
         )
         reply = generate.run(
             GenerateConfig(
-                source=folder, prompt=self.prompt, max_new_tokens=self.plan.sample_tokens
+                source=folder,
+                prompt=self.prompt,
+                max_new_tokens=self.plan.sample_tokens,
+                temperature=SAMPLE_TEMPERATURE,
             ),
             QUIET,
             io.StringIO(),

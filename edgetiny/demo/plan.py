@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+# Greedy text of a model this small goes round in circles, or is all line ends.
+SAMPLE_TEMPERATURE = 0.8
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:

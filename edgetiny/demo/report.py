@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgetiny.demo.plan import SAMPLE_TEMPERATURE
 from edgetiny.demo.svg import Series, line_chart
 
 
@@ -151,7 +152,10 @@ def _speed(story: Story) -> str:
 
 
 def _samples(story: Story) -> str:
-    parts = [f"<p>Prompt: <code>{html.escape(story.prompt)}</code>. Greedy, unedited.</p>"]
+    parts = [
+        f"<p>Prompt: <code>{html.escape(story.prompt)}</code>. Temperature"
+        f" {SAMPLE_TEMPERATURE:g}, one seed for all, unedited.</p>"
+    ]
     for step in story.steps:
         parts.append(f"<h3>{html.escape(step.name)}</h3><pre>{html.escape(step.sample)}</pre>")
     return "".join(parts)
