@@ -31,7 +31,7 @@ class Limits:
 
 
 # Measured with onnxruntime 1.32 on random models (weights of deviation 0.02 to 0.3) and one trained
-# for five minutes; relative error, divergence, change of loss:
+# for four minutes; relative error, divergence, change of loss:
 # fp32 1e-6, 1e-12, 1e-7 %; fp16 1e-4 to 2e-3, 1e-7 to 8e-6, 0.002 %;
 # int8 0.003 (trained) to 0.06 (deviation 0.3), 3e-5 to 6e-3, 0.05 %.
 # About a hundred answers are asked for, so one that differs is already 1%: a trained model of 1.3M
