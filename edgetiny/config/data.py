@@ -15,7 +15,7 @@ class DataBuildConfig(Config):
     tokenizer: Path = setting(help="tokenizer or checkpoint folder")
     out: Path = setting(help="shard folder to write")
     valid_fraction: float = setting(
-        0.02, "share of the works held out for validation", minimum=0.0, maximum=0.9
+        0.02, "share of the bytes held out, in whole works", minimum=0.0, maximum=0.9
     )
     processes: int = setting(0, "tokenizer processes; 0 means one per core", minimum=0)
     seed: int = setting(0, "seed of the split")

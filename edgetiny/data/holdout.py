@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from edgetiny.text import Document, work_of
 
 _HASH_RANGE = 1 << 64
-# A group with more works than this has some on both sides without any help.
+# Of more works than this a share by hash alone is close enough to the share of the bytes.
 _WORKS_REMEMBERED = 4096
 
 
@@ -18,17 +18,19 @@ class _Group:
     bytes: int = 0
     works: dict[int, int] = field(default_factory=dict)
     """Bytes by hash of work, of the first works only."""
-    has_held_out: bool = False
-    has_training: bool = False
+    held_out: frozenset[int] | None = None
+    """Hashes of the works that are held out, once chosen."""
 
 
 class Holdout:
     """A split into training and held-out documents; read the documents first with `survey`.
 
-    A work is held out if the hash of (seed, work) falls into the given fraction. A group with
-    several works always has some on both sides: where the hash would leave one empty, one work
-    changes sides (into the held-out part the one nearest to the fraction in size). A group that
-    is a single work has its tail held out instead. A document without a source is a work itself.
+    Of the works no longer than the given fraction of the group's bytes, those first in the order
+    of their hashes with the seed are held out, until another would lead away from the fraction:
+    so the share is what was asked for, and often of several works rather than of one long one. If
+    all are longer, the shortest is held out. Of a group with a great many works, those whose hash
+    falls into the fraction are. A group that is a single work has its tail held out instead. A
+    document without a source is a work itself.
     """
 
     def __init__(self, fraction: float, seed: int) -> None:
@@ -42,11 +44,9 @@ class Holdout:
             group = self._groups.setdefault(document.group, _Group())
             work, n_bytes = self._hash(document), len(document.text.encode("utf-8"))
             group.bytes += n_bytes
+            group.held_out = None
             if work in group.works or len(group.works) < _WORKS_REMEMBERED:
                 group.works[work] = group.works.get(work, 0) + n_bytes
-            is_held_out = self._falls_in(work)
-            group.has_held_out |= is_held_out
-            group.has_training |= not is_held_out
 
     def rules(self) -> dict[str, str]:
         """Return how each group is split: `works`, `tail` (a single work) or `none`."""
@@ -58,7 +58,6 @@ class Holdout:
         The document in which the tail of a single work begins is cut in two, at a line end if
         there is one.
         """
-        moved = {name: self._moved(group) for name, group in self._groups.items()}
         done = dict.fromkeys(self._groups, 0)
         for document in documents:
             group = self._groups[document.group]
@@ -66,9 +65,7 @@ class Holdout:
                 yield from self._split_tail(document, done[document.group])
                 done[document.group] += len(document.text.encode("utf-8"))
             else:
-                work = self._hash(document)
-                is_moved = work == moved[document.group]
-                yield document, self._falls_in(work) != is_moved
+                yield document, self._is_held_out(group, self._hash(document))
 
     def _hash(self, document: Document) -> int:
         is_work = document.source is None
@@ -76,24 +73,33 @@ class Holdout:
         key = f"{self.seed} {'text' if is_work else 'work'} {work}".encode()
         return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
 
-    def _falls_in(self, work: int) -> bool:
-        return work < self.fraction * _HASH_RANGE
+    def _is_held_out(self, group: _Group, work: int) -> bool:
+        if len(group.works) >= _WORKS_REMEMBERED:
+            return work < self.fraction * _HASH_RANGE
+        if group.held_out is None:
+            group.held_out = self._chosen(group)
+        return work in group.held_out
 
     def _rule(self, group: _Group) -> str:
         if self.fraction == 0:
             return "none"
         return "works" if len(group.works) > 1 else "tail"
 
-    def _moved(self, group: _Group) -> int | None:
-        """Return the work that changes sides so that neither is empty, if one must."""
-        if self.fraction == 0 or len(group.works) < 2:
-            return None
-        if not group.has_held_out:
-            wanted = self.fraction * group.bytes
-            return min(group.works, key=lambda work: (abs(group.works[work] - wanted), work))
-        if not group.has_training:
-            return max(group.works, key=lambda work: (group.works[work], work))
-        return None
+    def _chosen(self, group: _Group) -> frozenset[int]:
+        """Return the works that are held out: at least one, but not all of several."""
+        if self.fraction == 0:
+            return frozenset()
+        budget = self.fraction * group.bytes
+        chosen, left = set(), budget
+        for work, n_bytes in sorted(group.works.items()):
+            if n_bytes > budget:
+                continue
+            if n_bytes > 2 * left or len(chosen) == len(group.works) - 1:
+                break
+            chosen.add(work)
+            left -= n_bytes
+        shortest = min(group.works, key=lambda work: (group.works[work], work))
+        return frozenset(chosen or {shortest})
 
     def _split_tail(self, document: Document, done: int) -> Iterator[tuple[Document, bool]]:
         n_bytes = len(document.text.encode("utf-8"))
