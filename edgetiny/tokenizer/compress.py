@@ -19,8 +19,9 @@ from edgetiny.files import atomic_folder, refuse_existing, write_json
 from edgetiny.tokenizer.count import TokenCounts, count_tokens
 from edgetiny.tokenizer.huggingface import carried_settings, write_tokenizer
 from edgetiny.tokenizer.model_file import copy_tokenizer, keep_pieces, require_bpe
-from edgetiny.tokenizer.select import Vocabulary, coverage_curve, select
+from edgetiny.tokenizer.select import coverage_curve, must_stay, select
 from edgetiny.tokenizer.tokenizer import Tokenizer
+from edgetiny.tokenizer.vocabulary import sentencepiece_bpe_vocabulary
 
 SCHEMA_VERSION = 1
 MAP_FILE = "vocab_map.json"
@@ -91,8 +92,9 @@ def run(config: TokenizerCompressConfig, reporter: Reporter = QUIET) -> Tokenize
     refuse_existing(config.out, overwrite=config.overwrite)
     source = open_source(config.source)
     before = _count(source.tokenizer, config, reporter)
-    vocabulary = Vocabulary(source.tokenizer.proto)
-    kept = select(vocabulary, before.by_id, config.vocab_size, source.special_ids)
+    vocabulary = sentencepiece_bpe_vocabulary(source.tokenizer.proto)
+    gains = vocabulary.gains(before.by_id)
+    kept = select(vocabulary, gains, config.vocab_size, source.special_ids)
     with tempfile.TemporaryDirectory(prefix="edgetiny-") as staging:
         _write_compact_tokenizer(Path(staging), source.tokenizer, kept)
         compact = Tokenizer.open(Path(staging))
@@ -101,9 +103,9 @@ def run(config: TokenizerCompressConfig, reporter: Reporter = QUIET) -> Tokenize
             path=config.out,
             source_rows=source.tokenizer.vocab_size,
             rows=len(kept),
-            mandatory_rows=len(vocabulary.mandatory | source.special_ids),
+            mandatory_rows=len(must_stay(vocabulary, source.special_ids)),
             coverage=int(before.by_id[kept].sum()) / before.total,
-            coverage_curve=coverage_curve(vocabulary, before.by_id),
+            coverage_curve=coverage_curve(vocabulary, before.by_id, gains),
             bytes=before.bytes,
             tokens_before=before.total,
             tokens_after=after.total,

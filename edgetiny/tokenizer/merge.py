@@ -1,28 +1,34 @@
-"""How SentencePiece BPE builds a piece: the merges on the way, and so the pieces it needs."""
+"""How BPE builds a piece: the last of the merges on the way."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from itertools import pairwise
 
+Rank = Callable[[str, str], float | None]
+"""How early two neighbours merge, the lowest first; None if they never do."""
 
-def build_path(piece: str, scores: Mapping[str, float]) -> list[str]:
-    """Return the pieces that come about while BPE merges the characters of `piece`, in order.
 
-    scores: of every piece that merging can make. Characters come first, `piece` itself last;
-    characters without a piece of their own are left out. Empty if merging ends elsewhere: then
-    no text is ever tokenized into this piece.
+def last_merge(piece: str, rank: Rank) -> tuple[str, str] | None:
+    """Return the two pieces whose merge makes `piece` when BPE merges its characters.
 
-    This is also how the piece comes about inside any text. As long as it survives, no merge
-    crosses its ends, and a merge within it is the best one within it, since it is the best of all.
+    None if merging ends elsewhere: then no text is ever merged into this piece. This is also how the piece comes about inside any text. As long as it survives, no
+    merge crosses its ends, and a merge within it is the best one within it, since it is the best of
+    all. So what the two parts are built from is found in the same way, from each part alone.
     """
     symbols = list(piece)
-    path = [symbol for symbol in dict.fromkeys(symbols) if symbol in scores]
+    ranks = [rank(left, right) for left, right in pairwise(symbols)]
     while len(symbols) > 1:
-        joins = [left + right for left, right in pairwise(symbols)]
-        known = [index for index, join in enumerate(joins) if join in scores]
-        if not known:
-            return []
-        # Of equal scores the leftmost merges first, as max() returns the first of the best.
-        best = max(known, key=lambda index: scores[joins[index]])
-        symbols[best : best + 2] = [joins[best]]
-        path.append(joins[best])
-    return list(dict.fromkeys([*path, piece]))
+        found = [(order, place) for place, order in enumerate(ranks) if order is not None]
+        if not found:
+            return None
+        # Of equal ranks the leftmost merges first.
+        place = min(found)[1]
+        left, right = symbols[place : place + 2]
+        if len(symbols) == 2:
+            return left, right
+        symbols[place : place + 2] = [left + right]
+        del ranks[place]
+        if place > 0:
+            ranks[place - 1] = rank(symbols[place - 1], symbols[place])
+        if place + 1 < len(symbols):
+            ranks[place] = rank(symbols[place], symbols[place + 1])
+    return None

@@ -1,33 +1,44 @@
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from edgetiny.tokenizer import Tokenizer
-from edgetiny.tokenizer.merge import build_path
+from edgetiny.tokenizer.merge import Rank, last_merge
 
 
-def test_path_holds_characters_and_every_merge_in_order() -> None:
-    scores = {"a": -9.0, "b": -9.0, "c": -9.0, "bc": -1.0, "ab": -2.0, "abc": -3.0}
-    # The better pair wins: "ab" is a piece, but no stop on the way to "abc".
-    assert build_path("abc", scores) == ["a", "b", "c", "bc", "abc"]
-    assert build_path("a", scores) == ["a"]
+def _best_score(scores: Mapping[str, float]) -> Rank:
+    def rank(left: str, right: str) -> float | None:
+        score = scores.get(left + right)
+        return None if score is None else -score
+
+    return rank
 
 
-def test_equal_scores_merge_from_the_left() -> None:
-    scores = {"a": -9.0, "aa": -1.0, "aaa": -1.0, "aaaa": -2.0}
-    assert build_path("aaa", scores) == ["a", "aa", "aaa"]
-    assert build_path("aaaa", scores) == ["a", "aa", "aaa", "aaaa"]
+def test_the_best_pair_merges_first() -> None:
+    rank = _best_score({"bc": -1.0, "ab": -2.0, "abc": -3.0})
+    assert last_merge("abc", rank) == ("a", "bc")
+    assert last_merge("ab", rank) == ("a", "b")
 
 
-def test_a_piece_that_no_merge_reaches_has_no_path() -> None:
-    assert build_path("abc", {"a": 0.0, "b": 0.0, "c": 0.0, "abc": -1.0}) == []
+def test_equal_ranks_merge_from_the_left() -> None:
+    rank = _best_score({"aa": -1.0, "aaa": -1.0, "aaaa": -2.0})
+    assert last_merge("aaa", rank) == ("aa", "a")
+    assert last_merge("aaaa", rank) == ("aaa", "a")
 
 
-def test_characters_need_no_piece_to_merge() -> None:
-    assert build_path("xy", {"xy": -1.0}) == ["xy"]
+def test_a_piece_that_no_merge_reaches_has_no_last_merge() -> None:
+    assert last_merge("abc", _best_score({"abc": -1.0})) is None
+    assert last_merge("a", _best_score({"a": -1.0})) is None
 
 
-def test_path_is_what_sentencepiece_does(make_tokenizer: Callable[..., Tokenizer]) -> None:
-    """A piece with a path is one token; without its last merge it falls into the one before."""
+def test_ranks_may_belong_to_pairs_rather_than_to_their_join() -> None:
+    order = {("a", "b"): 0.0, ("b", "c"): 1.0, ("a", "bc"): 2.0}
+    assert last_merge("bc", lambda left, right: order.get((left, right))) == ("b", "c")
+    # "abc" is only made from "a" and "bc", and "ab" comes in between.
+    assert last_merge("abc", lambda left, right: order.get((left, right))) is None
+
+
+def test_it_is_what_sentencepiece_does(make_tokenizer: Callable[..., Tokenizer]) -> None:
+    """A piece with a last merge is one token; without the piece it falls into those two."""
     rng = random.Random(0)
     n_reached = n_not = 0
     for _ in range(60):
@@ -38,11 +49,16 @@ def test_path_is_what_sentencepiece_does(make_tokenizer: Callable[..., Tokenizer
                 pieces.append(join)
         rng.shuffle(pieces)
         tokenizer = make_tokenizer(pieces)
-        scores = {piece: -float(rank) for rank, piece in enumerate(pieces)}
+        rank = _best_score({piece: -float(order) for order, piece in enumerate(pieces)})
         for piece in pieces:
+            joined = last_merge(piece, rank)
             is_one_token = len(tokenizer.encode(piece)) == 1
-            assert is_one_token == bool(build_path(piece, scores))
+            assert is_one_token == (joined is not None or len(piece) == 1)
             n_reached += is_one_token
             n_not += not is_one_token
+            if joined is not None:
+                without = make_tokenizer([each for each in pieces if each != piece])
+                spelled = [without.token_bytes(index).decode() for index in without.encode(piece)]
+                assert spelled == list(joined)
     assert n_reached > 300
     assert n_not > 100

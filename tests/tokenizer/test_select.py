@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from edgetiny.errors import ConfigError
 from edgetiny.tokenizer import Tokenizer
 from edgetiny.tokenizer.model_file import keep_pieces
-from edgetiny.tokenizer.select import Vocabulary, coverage_curve, select
+from edgetiny.tokenizer.select import coverage_curve, must_stay, select
+from edgetiny.tokenizer.vocabulary import sentencepiece_bpe_vocabulary
 
 MakeTokenizer = Callable[..., Tokenizer]
 
@@ -20,6 +22,11 @@ def _counts(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     for text in texts:
         np.add.at(counts, tokenizer.encode(text), 1)
     return counts
+
+
+def _chosen(tokenizer: Tokenizer, counts: np.ndarray, size: int, **settings: Any) -> list[int]:
+    vocabulary = sentencepiece_bpe_vocabulary(tokenizer.proto)
+    return select(vocabulary, vocabulary.gains(counts), size, **settings)
 
 
 def _compact(tokenizer: Tokenizer, kept: list[int], folder: Path) -> Tokenizer:
@@ -45,7 +52,7 @@ def _agreement(
 
 def _naive(tokenizer: Tokenizer, counts: np.ndarray, size: int) -> list[int]:
     """Keep the most frequent pieces and nothing else, as the paper's scripts do."""
-    mandatory = Vocabulary(tokenizer.proto).mandatory
+    mandatory = sentencepiece_bpe_vocabulary(tokenizer.proto).mandatory
     by_count = sorted(range(len(counts)), key=lambda index: (-int(counts[index]), index))
     others = [index for index in by_count if index not in mandatory]
     return sorted([*mandatory, *others[: size - len(mandatory)]])
@@ -62,7 +69,7 @@ def test_fully_kept_text_is_tokenized_as_before(
     tokenizer = Tokenizer.open(tiny_tokenizer)
     lines = tiny_text.read_text(encoding="utf-8").split("\n")
     counts = _counts(tokenizer, lines)
-    kept = select(Vocabulary(tokenizer.proto), counts, size)
+    kept = _chosen(tokenizer, counts, size)
     compact = _compact(tokenizer, kept, tmp_path)
     for texts in (lines, _words(lines), [word[:3] for word in _words(lines)]):
         n_kept, n_wrong, n_rest = _agreement(tokenizer, compact, kept, texts)
@@ -78,7 +85,7 @@ def test_fully_kept_real_text_is_tokenized_as_before(
     tokenizer = Tokenizer.open(shared_data / "tokenizers" / "mistral_v1_32k.model")
     documents = [text[:8_000] for text in real_text["en"]]
     counts = _counts(tokenizer, documents)
-    kept = select(Vocabulary(tokenizer.proto), counts, size)
+    kept = _chosen(tokenizer, counts, size)
     compact = _compact(tokenizer, kept, tmp_path)
     lines = [line for text in documents for line in text.split("\n")]
     report = {}
@@ -98,7 +105,7 @@ def test_without_what_builds_them_kept_pieces_are_lost(
     counts = _counts(tokenizer, documents)
     n_tokens = {}
     for name, kept in (
-        ("closed", select(Vocabulary(tokenizer.proto), counts, 4000)),
+        ("closed", _chosen(tokenizer, counts, 4000)),
         ("naive", _naive(tokenizer, counts, 4000)),
     ):
         compact = _compact(tokenizer, kept, tmp_path)
@@ -122,7 +129,7 @@ def test_random_models_keep_the_invariant(make_tokenizer: MakeTokenizer, tmp_pat
         tokenizer = make_tokenizer(pieces)
         texts = ["".join(rng.choices("ab ", k=rng.randrange(1, 12))) for _ in range(150)]
         counts = _counts(tokenizer, texts)
-        kept = select(Vocabulary(tokenizer.proto), counts, 259 + 7)
+        kept = _chosen(tokenizer, counts, 259 + 7)
         compact = _compact(tokenizer, kept, tmp_path)
         n_kept, n_wrong, n_rest = _agreement(tokenizer, compact, kept, texts)
         assert n_wrong == 0
@@ -147,10 +154,10 @@ def test_a_lost_token_can_change_a_kept_neighbour(
 
 def test_size_is_exact_and_order_and_scores_stay(tiny_tokenizer: Path, tiny_text: Path) -> None:
     tokenizer = Tokenizer.open(tiny_tokenizer)
-    vocabulary = Vocabulary(tokenizer.proto)
+    vocabulary = sentencepiece_bpe_vocabulary(tokenizer.proto)
     counts = _counts(tokenizer, [tiny_text.read_text(encoding="utf-8")[:500]])
     for size in range(len(vocabulary.mandatory), 512):
-        kept = select(vocabulary, counts, size)
+        kept = select(vocabulary, vocabulary.gains(counts), size)
         assert len(kept) == size
         assert kept == sorted(set(kept))
         assert vocabulary.mandatory <= set(kept)
@@ -159,7 +166,7 @@ def test_size_is_exact_and_order_and_scores_stay(tiny_tokenizer: Path, tiny_text
 
 def test_pieces_that_stay_are_chosen_by_type(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(["a", "b", "<0x41", "ab"], user_defined=["<turn>"])
-    vocabulary = Vocabulary(tokenizer.proto)
+    vocabulary = sentencepiece_bpe_vocabulary(tokenizer.proto)
     stay = {tokenizer.proto.pieces[index].piece for index in vocabulary.mandatory}
     bytes_ = {f"<0x{byte:02X}>" for byte in range(256)}
     assert stay == {"<unk>", "<s>", "</s>", "<turn>"} | bytes_
@@ -167,7 +174,7 @@ def test_pieces_that_stay_are_chosen_by_type(make_tokenizer: MakeTokenizer) -> N
 
 def test_without_byte_pieces_no_character_is_lost(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(["ab", "abc", "a", "b", "c", "z"], has_bytes=False)
-    kept = select(Vocabulary(tokenizer.proto), _counts(tokenizer, ["abc"] * 9), 8)
+    kept = _chosen(tokenizer, _counts(tokenizer, ["abc"] * 9), 8)
     pieces = [tokenizer.proto.pieces[index].piece for index in kept]
     assert pieces == ["<unk>", "<s>", "</s>", "ab", "a", "b", "c", "z"]
 
@@ -175,8 +182,8 @@ def test_without_byte_pieces_no_character_is_lost(make_tokenizer: MakeTokenizer)
 def test_given_ids_are_kept(tiny_tokenizer: Path) -> None:
     tokenizer = Tokenizer.open(tiny_tokenizer)
     counts = np.zeros(512, dtype=np.int64)
-    assert 511 not in select(Vocabulary(tokenizer.proto), counts, 300)
-    assert 511 in select(Vocabulary(tokenizer.proto), counts, 300, mandatory=[511])
+    assert 511 not in _chosen(tokenizer, counts, 300)
+    assert 511 in _chosen(tokenizer, counts, 300, mandatory=[511])
 
 
 def test_impossible_sizes_name_the_possible_ones(tiny_tokenizer: Path) -> None:
@@ -184,16 +191,17 @@ def test_impossible_sizes_name_the_possible_ones(tiny_tokenizer: Path) -> None:
     counts = np.ones(512, dtype=np.int64)
     for size in (100, 258, 512, 48_000):
         with pytest.raises(ConfigError, match=r"has 512 pieces.*choose from 259 to 511"):
-            select(Vocabulary(tokenizer.proto), counts, size)
+            _chosen(tokenizer, counts, size)
 
 
 def test_curve_rises_to_all_and_agrees_with_the_selection(
     tiny_tokenizer: Path, tiny_text: Path
 ) -> None:
     tokenizer = Tokenizer.open(tiny_tokenizer)
-    vocabulary = Vocabulary(tokenizer.proto)
+    vocabulary = sentencepiece_bpe_vocabulary(tokenizer.proto)
     counts = _counts(tokenizer, [tiny_text.read_text(encoding="utf-8")])
-    curve = coverage_curve(vocabulary, counts)
+    gains = vocabulary.gains(counts)
+    curve = coverage_curve(vocabulary, counts, gains)
     rows = [int(point["rows"]) for point in curve]
     coverage = [point["coverage"] for point in curve]
     assert rows == sorted(set(rows))
@@ -202,5 +210,5 @@ def test_curve_rises_to_all_and_agrees_with_the_selection(
     assert len(curve) > 10
     for size, share in zip(rows, coverage, strict=True):
         if size < 512:
-            kept = select(vocabulary, counts, size)
+            kept = select(vocabulary, gains, size)
             assert counts[kept].sum() / counts.sum() >= share - 1e-12
