@@ -90,7 +90,8 @@ class Holdout:
         if self.fraction == 0:
             return frozenset()
         budget = self.fraction * group.bytes
-        chosen, left = set(), budget
+        left = budget
+        chosen: set[int] = set()
         for work, n_bytes in sorted(group.works.items()):
             if n_bytes > budget:
                 continue

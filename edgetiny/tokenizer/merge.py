@@ -10,9 +10,10 @@ Rank = Callable[[str, str], float | None]
 def last_merge(piece: str, rank: Rank) -> tuple[str, str] | None:
     """Return the two pieces whose merge makes `piece` when BPE merges its characters.
 
-    None if merging ends elsewhere: then no text is ever merged into this piece. This is also how the piece comes about inside any text. As long as it survives, no
-    merge crosses its ends, and a merge within it is the best one within it, since it is the best of
-    all. So what the two parts are built from is found in the same way, from each part alone.
+    None if merging ends elsewhere: then no text is ever merged into this piece. This is also how
+    the piece comes about inside any text. As long as it survives, no merge crosses its ends, and a
+    merge within it is the best one within it, since it is the best of all. So what the two parts
+    are built from is found in the same way, from each part alone.
     """
     symbols = list(piece)
     ranks = [rank(left, right) for left, right in pairwise(symbols)]

@@ -11,7 +11,7 @@ import pytest
 from edgetiny.errors import ConfigError
 from edgetiny.tokenizer import Tokenizer
 from edgetiny.tokenizer.model_file import keep_pieces
-from edgetiny.tokenizer.select import coverage_curve, must_stay, select
+from edgetiny.tokenizer.select import coverage_curve, select
 from edgetiny.tokenizer.vocabulary import sentencepiece_bpe_vocabulary
 
 MakeTokenizer = Callable[..., Tokenizer]
