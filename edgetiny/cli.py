@@ -45,7 +45,7 @@ class Command:
 
 
 GROUPS = {
-    "tokenizer": "Train a tokenizer, shrink one, or try one.",
+    "tokenizer": "Train a tokenizer, count with one, shrink one, or try one.",
     "data": "Turn text into token shards.",
 }
 
@@ -53,6 +53,8 @@ COMMANDS = (
     Command("demo", "demo.pipeline", "Run the whole chain on real text, with a report."),
     Command("tokenizer train", "tokenizer.train", "Train a SentencePiece BPE tokenizer."),
     Command("tokenizer compress", "tokenizer.compress", "Keep only the pieces that a text uses."),
+    Command("tokenizer count", "tokenizer.count", "Count the tokens of text, for compress."),
+    Command("tokenizer merge-counts", "tokenizer.merge_counts", "Add up counts files."),
     Command("tokenizer encode", "tokenizer.encode", "Show the tokens of a text."),
     Command("tokenizer decode", "tokenizer.decode", "Show the text of token ids."),
     Command("data build", "data.build", "Tokenize text into shards; hold whole works out."),

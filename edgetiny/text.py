@@ -6,22 +6,29 @@ import gzip
 import importlib
 import json
 import lzma
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from edgetiny.errors import DataError
 
 KINDS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
+STDIN = Path("-")
+"""Stands for standard input among text files, where one pass over the text is enough."""
+StdinFormat = Literal["auto", "txt", "jsonl"]
+"""auto: JSON lines if the first byte is `{`, plain text if it is another."""
 
 # A longer .txt is handed on in parts of about this many characters, cut at line ends,
 # so that a stage never holds a whole library in memory.
 _PART_CHARACTERS = 8 << 20
 _READ_BYTES = 1 << 20
 _PARQUET_ROWS = 256
+# How .gz, .xz and .zst files begin.
+_COMPRESSED = (b"\x1f\x8b", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 Advance = Callable[[int], None]
 
@@ -40,6 +47,7 @@ def read_documents(
     advance: Advance | None = None,
     *,
     part_characters: int = _PART_CHARACTERS,
+    stdin: StdinFormat | None = None,
 ) -> Iterator[Document]:
     """Yield the documents of text files in order, holding one of them at a time.
 
@@ -48,13 +56,15 @@ def read_documents(
     `.parquet`: a column `text` and, if known, `source`. The first two may be compressed as
     `.gz`, `.xz` or `.zst`. Blank documents are skipped; line ends are kept as they are.
     advance: called with the bytes of file read since its last call (of `total_bytes(paths)`).
+    stdin: how to read `-`, standard input, a stream of any length whose group is "stdin"; by
+    default it is refused, for callers that read their text more than once.
     Raises DataError in one line: a missing or damaged file, an unknown kind, text that is not
     UTF-8, a line without text, or nothing but blanks.
     """
-    total_bytes(paths)
+    total_bytes(paths, stdin=stdin)
     is_blank = True
     for path in paths:
-        for document in _read_file(path, advance or _ignore, part_characters):
+        for document in _read_file(path, advance or _ignore, part_characters, stdin or "auto"):
             if document.text and not document.text.isspace():
                 is_blank = False
                 yield document
@@ -62,17 +72,25 @@ def read_documents(
         raise DataError(f"{_list(paths)} holds no text; give a file with some")
 
 
-def total_bytes(paths: Sequence[Path]) -> int:
-    """Return the size of text files on disk; raise DataError if one cannot be read as text."""
+def total_bytes(paths: Sequence[Path], *, stdin: StdinFormat | None = None) -> int:
+    """Return the size of text files on disk; raise DataError if one cannot be read as text.
+
+    Standard input, where it is not refused (`read_documents` says how), adds nothing.
+    """
     if not paths:
         raise DataError("no text file given; give at least one --text FILE")
-    for path in paths:
+    files = [path for path in paths if path != STDIN]
+    if len(files) < len(paths) and stdin is None:
+        raise DataError("standard input (-) can be read only once; give text files here")
+    if len(paths) - len(files) > 1:
+        raise DataError("standard input (-) is given twice, but can be read only once")
+    for path in files:
         if path.is_dir():
             raise DataError(f"{path} is a folder; give the text files in it, one --text each")
         if not path.exists():
             raise DataError(f"{path} does not exist")
         _kind(path)
-    return sum(path.stat().st_size for path in paths)
+    return sum(path.stat().st_size for path in files)
 
 
 def group_of(path: Path) -> str:
@@ -94,7 +112,7 @@ def _ignore(count: int) -> None:
 
 
 def _list(paths: Sequence[Path]) -> str:
-    return ", ".join(map(str, paths))
+    return ", ".join("standard input" if path == STDIN else str(path) for path in paths)
 
 
 def _kind(path: Path) -> tuple[str, str, str]:
@@ -113,7 +131,12 @@ def _kind(path: Path) -> tuple[str, str, str]:
     return Path(name).stem, kind, compression
 
 
-def _read_file(path: Path, advance: Advance, part_characters: int) -> Iterator[Document]:
+def _read_file(
+    path: Path, advance: Advance, part_characters: int, stdin: StdinFormat
+) -> Iterator[Document]:
+    if path == STDIN:
+        yield from _read_stdin(advance, part_characters, stdin)
+        return
     stem, kind, compression = _kind(path)
     if kind == ".parquet":
         yield from _read_parquet(path, stem, advance)
@@ -124,6 +147,26 @@ def _read_file(path: Path, advance: Advance, part_characters: int) -> Iterator[D
                 yield Document(text, path.name, stem)
         else:
             yield from _read_jsonl(path, stem, stream)
+
+
+def _read_stdin(advance: Advance, part_characters: int, stdin: StdinFormat) -> Iterator[Document]:
+    name = "standard input"
+    counted = _Counted(sys.stdin.buffer, advance)
+    first = counted.read(_READ_BYTES)
+    if first.startswith(_COMPRESSED):
+        raise DataError(f"{name} is compressed; unpack it on the way, as in xzcat FILE | edgetiny")
+    is_json = first.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{")
+    stream: Any = _Resumed(first, counted)
+    if stdin == "txt" or (stdin == "auto" and not is_json):
+        for text in _read_txt(name, stream, part_characters):
+            yield Document(text, None, "stdin")
+        return
+    try:
+        yield from _read_jsonl(name, "stdin", stream)
+    except DataError as error:
+        if stdin == "jsonl":
+            raise
+        raise DataError(f"{error} (the text begins with {{; is it --text-format txt?)") from None
 
 
 class _Counted:
@@ -140,6 +183,18 @@ class _Counted:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)
+
+
+class _Resumed:
+    """A stream whose first bytes were read before."""
+
+    def __init__(self, first: bytes, rest: _Counted) -> None:
+        self._first = first
+        self._rest = rest
+
+    def read(self, size: int) -> bytes:
+        first, self._first = self._first, b""
+        return first or self._rest.read(size)
 
 
 class _ZstdFrames:
@@ -194,7 +249,7 @@ def _open(path: Path, compression: str, advance: Advance) -> Iterator[IO[bytes]]
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _read_txt(path: Path, stream: IO[bytes], part_characters: int) -> Iterator[str]:
+def _read_txt(path: Path | str, stream: IO[bytes], part_characters: int) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     held, offset = "", 0
     while True:
@@ -228,7 +283,7 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes]:
     yield b"".join(held)
 
 
-def _read_jsonl(path: Path, group: str, stream: IO[bytes]) -> Iterator[Document]:
+def _read_jsonl(path: Path | str, group: str, stream: IO[bytes]) -> Iterator[Document]:
     for number, line in enumerate(_lines(stream), start=1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)

@@ -1,4 +1,5 @@
 import gzip
+import io
 import json
 import lzma
 import random
@@ -10,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from edgetiny.errors import DataError
-from edgetiny.text import Document, group_of, read_documents, total_bytes, work_of
+from edgetiny.text import (
+    STDIN,
+    Document,
+    StdinFormat,
+    group_of,
+    read_documents,
+    total_bytes,
+    work_of,
+)
 
 zstandard = pytest.importorskip("zstandard")
 
@@ -220,3 +229,61 @@ def test_real_text_reads(shared_data: Path) -> None:
     )
     assert len(documents) == 2039
     assert len({work_of(document.source or "") for document in documents}) == 88
+
+
+def _pipe(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_standard_input_is_json_lines_or_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for content in (_jsonl(RECORDS), b"\n " + _jsonl(RECORDS)):
+        _pipe(monkeypatch, content)
+        documents = list(read_documents([STDIN], stdin="auto"))
+        assert [(document.text, document.source) for document in documents] == READ
+        assert {document.group for document in documents} == {"stdin"}
+    _pipe(monkeypatch, TEXT.encode())
+    [document] = read_documents([STDIN], stdin="auto")
+    assert document == Document(TEXT, None, "stdin")
+    _pipe(monkeypatch, b"{ is how this text begins")
+    [document] = read_documents([STDIN], stdin="txt")
+    assert document.text == "{ is how this text begins"
+
+
+def test_standard_input_is_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    _pipe(monkeypatch, b"line\n" * 1000)
+    texts = [d.text for d in read_documents([STDIN], stdin="auto", part_characters=100)]
+    assert "".join(texts) == "line\n" * 1000
+    assert max(map(len, texts)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("content", "stdin", "message"),
+    [
+        (b"", "auto", "standard input holds no text"),
+        (b"good\nbad \xff\n", "auto", "standard input is not UTF-8 text at byte 9"),
+        (b"{ text }", "auto", r"standard input:1: not valid JSON.*is it --text-format txt\?"),
+        (b"text", "jsonl", "standard input:1: not valid JSON"),
+        (lzma.compress(b"text"), "auto", "standard input is compressed; unpack it on the way"),
+        (b"text", None, r"standard input \(-\) can be read only once; give text files here"),
+    ],
+)
+def test_bad_standard_input_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, stdin: StdinFormat | None, message: str
+) -> None:
+    _pipe(monkeypatch, content)
+    with pytest.raises(DataError, match=message):
+        list(read_documents([STDIN], stdin=stdin))
+
+
+def test_standard_input_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("from a file")
+    _pipe(monkeypatch, b"from a pipe")
+    documents = read_documents([path, STDIN], stdin="auto")
+    assert [(d.group, d.text) for d in documents] == [
+        ("a", "from a file"),
+        ("stdin", "from a pipe"),
+    ]
+    assert total_bytes([path, STDIN], stdin="auto") == len("from a file")
+    with pytest.raises(DataError, match="given twice"):
+        total_bytes([STDIN, STDIN], stdin="auto")

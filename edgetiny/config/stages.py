@@ -6,7 +6,12 @@ from edgetiny.config.demo import DemoConfig, DeviceConfig, DoctorConfig
 from edgetiny.config.export import ExportConfig, VerifyConfig
 from edgetiny.config.model import GqaConfig, InheritConfig, InitConfig, InspectConfig
 from edgetiny.config.run import BenchConfig, EvalConfig, GenerateConfig
-from edgetiny.config.tokenizer import TokenizerCompressConfig, TokenizerTrainConfig
+from edgetiny.config.tokenizer import (
+    TokenizerCompressConfig,
+    TokenizerCountConfig,
+    TokenizerMergeCountsConfig,
+    TokenizerTrainConfig,
+)
 from edgetiny.config.tokens import TokenizerDecodeConfig, TokenizerEncodeConfig
 from edgetiny.config.train import TrainConfig
 
@@ -15,6 +20,8 @@ STAGES: dict[str, type[Config]] = {
     for config in (
         TokenizerTrainConfig,
         TokenizerCompressConfig,
+        TokenizerCountConfig,
+        TokenizerMergeCountsConfig,
         TokenizerEncodeConfig,
         TokenizerDecodeConfig,
         DataBuildConfig,

@@ -1,24 +1,59 @@
-"""Settings of `edgetiny tokenizer train` and `edgetiny tokenizer compress`."""
+"""Settings of the tokenizer commands that read text: train, count, compress, report."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from edgetiny.config.base import Config, setting
+from edgetiny.errors import ConfigError
+
+_STDIN = Path("-")
+_TEXT_FORMAT = "of --text -, standard input; auto: jsonl if it begins with {"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerTrainConfig(Config):
     stage: ClassVar[str] = "tokenizer_train"
 
-    text: tuple[Path, ...] = setting(help="text file; repeat for more")
+    text: tuple[Path, ...] = setting(help="text file, - for standard input; repeat for more")
     out: Path = setting(help="tokenizer folder to write")
     vocab_size: int = setting(48_000, "pieces, bytes and specials included", minimum=300)
     character_coverage: float = setting(
         0.9995, "share of characters with a piece of their own", minimum=0.9, maximum=1.0
     )
     max_sentences: int = setting(1_000_000, "lines sampled for training", minimum=1)
+    text_format: Literal["auto", "txt", "jsonl"] = setting("auto", _TEXT_FORMAT)
     seed: int = setting(0, "seed of the line sample")
+    overwrite: bool = setting(False, "replace --out if it exists")
+
+    def check(self) -> None:
+        check_text_format(self.text, self.text_format)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerCountConfig(Config):
+    stage: ClassVar[str] = "tokenizer_count"
+
+    source: Path = setting(help="tokenizer or checkpoint folder", argument=True)
+    text: tuple[Path, ...] = setting(help="text file, - for standard input; repeat for more")
+    out: Path = setting(help="counts file to write")
+    by: Literal["file", "work"] = setting(
+        "file", "counts of their own for each text file, or each work in it (at most 256)"
+    )
+    text_format: Literal["auto", "txt", "jsonl"] = setting("auto", _TEXT_FORMAT)
+    processes: int = setting(0, "tokenizer processes; 0 means one per core", minimum=0)
+    overwrite: bool = setting(False, "replace --out if it exists")
+
+    def check(self) -> None:
+        check_text_format(self.text, self.text_format)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerMergeCountsConfig(Config):
+    stage: ClassVar[str] = "tokenizer_merge-counts"
+
+    counts: tuple[Path, ...] = setting(help="counts files of one tokenizer", argument=True)
+    out: Path = setting(help="counts file to write")
     overwrite: bool = setting(False, "replace --out if it exists")
 
 
@@ -34,3 +69,11 @@ class TokenizerCompressConfig(Config):
     vocab_size: int = setting(48_000, "pieces to keep, bytes and specials included", minimum=300)
     processes: int = setting(0, "tokenizer processes; 0 means one per core", minimum=0)
     overwrite: bool = setting(False, "replace --out if it exists")
+
+
+def check_text_format(text: tuple[Path, ...], text_format: str) -> None:
+    """Raise ConfigError if a format is given for a standard input that is not read."""
+    if text_format != "auto" and _STDIN not in text:
+        raise ConfigError(
+            f"--text-format {text_format} is for standard input; add --text - or leave it out"
+        )

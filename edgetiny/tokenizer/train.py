@@ -97,8 +97,10 @@ def read_corpus(config: TokenizerTrainConfig, reporter: Reporter) -> _Corpus:
     """
     corpus, random = _Corpus(lines=[], sample=[]), Random(config.seed)
     wanted_characters = _SAMPLE_CHARACTERS
-    with reporter.task("reading text", total_bytes(config.text)) as task:
-        for document in read_documents(config.text, task.advance):
+    size_bytes = total_bytes(config.text, stdin=config.text_format)
+    with reporter.task("reading text", size_bytes or None) as task:
+        documents = read_documents(config.text, task.advance, stdin=config.text_format)
+        for document in documents:
             corpus.documents += 1
             corpus.bytes += len(document.text.encode("utf-8"))
             if wanted_characters > 0:
