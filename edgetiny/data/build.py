@@ -20,7 +20,7 @@ from edgetiny.data.shards import META_FILE, SCHEMA_VERSION, SPLITS, TOKENIZER_FO
 from edgetiny.errors import DataError
 from edgetiny.files import atomic_folder, refuse_existing, write_json
 from edgetiny.text import group_of, read_documents, total_bytes
-from edgetiny.tokenizer.model_file import copy_tokenizer
+from edgetiny.tokenizer.locate import copy_tokenizer
 from edgetiny.tokenizer.parallel import batches, map_in_order, process_count
 from edgetiny.tokenizer.tokenizer import Tokenizer
 

@@ -1,7 +1,6 @@
 """`edgetiny tokenizer compress`: fewer pieces, and only their rows of embedding and head."""
 
 import functools
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,17 +14,13 @@ from edgetiny.checkpoint import Checkpoint, LazyTensors, ModelConfig, write_chec
 from edgetiny.config.tokenizer import TokenizerCompressConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.errors import CheckpointError
-from edgetiny.files import atomic_folder, refuse_existing, write_json
+from edgetiny.files import atomic_folder, refuse_existing
+from edgetiny.tokenizer.compact import write_compact
 from edgetiny.tokenizer.count import TokenCounts, count_tokens
-from edgetiny.tokenizer.huggingface import carried_settings, write_tokenizer
-from edgetiny.tokenizer.model_file import copy_tokenizer, keep_pieces, require_bpe
+from edgetiny.tokenizer.locate import copy_tokenizer
 from edgetiny.tokenizer.select import coverage_curve, must_stay, select
 from edgetiny.tokenizer.tokenizer import Tokenizer
-from edgetiny.tokenizer.vocabulary import sentencepiece_bpe_vocabulary
 
-SCHEMA_VERSION = 1
-MAP_FILE = "vocab_map.json"
-_CHAT_TEMPLATE = "chat_template.jinja"
 _ROWS_BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -92,11 +87,11 @@ def run(config: TokenizerCompressConfig, reporter: Reporter = QUIET) -> Tokenize
     refuse_existing(config.out, overwrite=config.overwrite)
     source = open_source(config.source)
     before = _count(source.tokenizer, config, reporter)
-    vocabulary = sentencepiece_bpe_vocabulary(source.tokenizer.proto)
+    vocabulary = source.tokenizer.vocabulary()
     gains = vocabulary.gains(before.by_id)
     kept = select(vocabulary, gains, config.vocab_size, source.special_ids)
     with tempfile.TemporaryDirectory(prefix="edgetiny-") as staging:
-        _write_compact_tokenizer(Path(staging), source.tokenizer, kept)
+        write_compact(Path(staging), source.tokenizer, kept)
         compact = Tokenizer.open(Path(staging))
         after = _count(compact, config, reporter)
         result = TokenizerCompressResult(
@@ -128,7 +123,6 @@ def open_source(source: Path) -> _Source:
     is_checkpoint = str(source).startswith("hf:") or (source / "config.json").is_file()
     checkpoint = Checkpoint.open(str(source)) if is_checkpoint else None
     tokenizer = Tokenizer.open(source if checkpoint is None else checkpoint.path)
-    require_bpe(tokenizer.proto, tokenizer.path)
     opened = _Source(tokenizer, checkpoint)
     if checkpoint is not None:
         n_rows, n_pieces = checkpoint.config.vocab_size, tokenizer.vocab_size
@@ -155,22 +149,6 @@ def _count(
     tokenizer: Tokenizer, config: TokenizerCompressConfig, reporter: Reporter
 ) -> TokenCounts:
     return count_tokens(tokenizer, config.text, processes=config.processes, reporter=reporter)
-
-
-def _write_compact_tokenizer(folder: Path, source: Tokenizer, kept: Sequence[int]) -> None:
-    model = keep_pieces(source.proto, kept)
-    write_tokenizer(folder, model, carried_settings(source.path, source.vocab_size))
-    template = source.path.parent / _CHAT_TEMPLATE
-    if template.is_file():
-        shutil.copyfile(template, folder / _CHAT_TEMPLATE)
-    payload = {
-        "schema_version": SCHEMA_VERSION,
-        "source_tokenizer_sha256": source.sha256,
-        "source_vocab_size": source.vocab_size,
-        "vocab_size": len(kept),
-        "new_to_old": list(kept),
-    }
-    write_json(folder / MAP_FILE, payload)
 
 
 def _write_compact_checkpoint(

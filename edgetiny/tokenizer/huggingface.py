@@ -6,10 +6,10 @@ from typing import Any
 
 from edgetiny.errors import DataError
 from edgetiny.files import read_json, write_json
+from edgetiny.tokenizer.locate import MODEL_FILE
 from edgetiny.tokenizer.model_file import (
     BYTE,
     CONTROL,
-    MODEL_FILE,
     NORMAL,
     SPACE,
     UNKNOWN,
@@ -17,6 +17,7 @@ from edgetiny.tokenizer.model_file import (
     ids_of_types,
     load_model,
     require_bpe,
+    require_supported,
 )
 
 CARRIED_KEYS = ("chat_template", "add_bos_token", "add_eos_token", "model_max_length")
@@ -58,6 +59,7 @@ def tokenizer_json(proto: Any, options: Mapping[str, Any] | None = None) -> dict
     options: add_bos_token and add_eos_token, what the post-processor puts around a text.
     Raises DataError for a model whose ids that library cannot give.
     """
+    require_supported(proto, "the tokenizer")
     require_bpe(proto, "the tokenizer")
     has_prefix = bool(proto.normalizer_spec.add_dummy_prefix)
     if has_prefix and ids_of_types(proto, [USER_DEFINED]):

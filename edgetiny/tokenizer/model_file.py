@@ -1,9 +1,7 @@
 """The SentencePiece model file: reading and checking its protobuf."""
 
 import importlib
-import shutil
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import sentencepiece
@@ -13,20 +11,12 @@ from edgetiny.errors import DataError
 # Generated without type information, so mypy would not find what is in it.
 protobuf: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
 
-MODEL_FILE = "tokenizer.model"
-COMPANION_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab_map.json",
-)
 SPACE = "\u2581"
 """The character that stands for a space in pieces."""
 
 _ERRORS_ONLY = 3
-_BPE = protobuf.TrainerSpec.BPE
+BPE: int = protobuf.TrainerSpec.BPE
+UNIGRAM: int = protobuf.TrainerSpec.UNIGRAM
 _Piece = protobuf.ModelProto.SentencePiece
 NORMAL: int = _Piece.NORMAL
 UNKNOWN: int = _Piece.UNKNOWN
@@ -34,39 +24,6 @@ CONTROL: int = _Piece.CONTROL
 USER_DEFINED: int = _Piece.USER_DEFINED
 UNUSED: int = _Piece.UNUSED
 BYTE: int = _Piece.BYTE
-
-# Names by which other kinds of tokenizer are recognised, for a message that says what was found.
-_OTHER_KINDS = {
-    "tokenizer.json": "a Hugging Face tokenizer.json",
-    "vocab.json": "a byte-level BPE vocab.json",
-    "vocab.txt": "a WordPiece vocab.txt",
-}
-
-
-def find_model_file(path: Path) -> Path:
-    """Return the SentencePiece file at `path`: the file itself, or `tokenizer.model` in a folder.
-
-    Raises DataError that says what stands there instead.
-    """
-    if not path.exists():
-        raise DataError(f"{path} does not exist; give a tokenizer folder or a .model file")
-    if path.is_file():
-        return path
-    if (path / MODEL_FILE).is_file():
-        return path / MODEL_FILE
-    for name, kind in _OTHER_KINDS.items():
-        if (path / name).is_file():
-            raise DataError(f"{path} holds {kind}; supported is SentencePiece ({MODEL_FILE})")
-    raise DataError(f"{path} holds no tokenizer; supported is SentencePiece ({MODEL_FILE})")
-
-
-def copy_tokenizer(model_file: Path, folder: Path) -> None:
-    """Copy a tokenizer into an existing folder: the model and what stands beside it."""
-    shutil.copyfile(model_file, folder / MODEL_FILE)
-    if model_file.name == MODEL_FILE:
-        for name in COMPANION_FILES:
-            if (model_file.parent / name).is_file():
-                shutil.copyfile(model_file.parent / name, folder / name)
 
 
 def load_model(content: bytes, where: object) -> tuple[sentencepiece.SentencePieceProcessor, Any]:
@@ -103,19 +60,26 @@ def keep_pieces(proto: Any, kept: Sequence[int]) -> bytes:
     return content
 
 
+def require_supported(proto: Any, where: object) -> None:
+    """Raise DataError unless the model is a BPE or unigram one that other loaders can follow."""
+    if proto.trainer_spec.model_type not in (BPE, UNIGRAM):
+        kind = protobuf.TrainerSpec.ModelType.Name(proto.trainer_spec.model_type).lower()
+        raise DataError(f"{where} is a SentencePiece {kind} model; supported are bpe and unigram")
+    if proto.trainer_spec.treat_whitespace_as_suffix:
+        raise DataError(f"{where} puts spaces at the end of words; supported is at the start")
+    if any(piece.type == UNUSED for piece in proto.pieces):
+        raise DataError(f"{where} holds pieces of type UNUSED, which other runtimes would emit")
+
+
 def require_bpe(proto: Any, where: object) -> None:
     """Raise DataError unless the model is SentencePiece BPE that merges alone describe."""
-    if proto.trainer_spec.model_type != _BPE:
+    if proto.trainer_spec.model_type != BPE:
         kind = protobuf.TrainerSpec.ModelType.Name(proto.trainer_spec.model_type).lower()
         raise DataError(f"{where} is SentencePiece {kind}; supported is SentencePiece BPE")
     if proto.normalizer_spec.precompiled_charsmap:
         raise DataError(f"{where} rewrites text before splitting; supported is name: identity")
     if proto.normalizer_spec.remove_extra_whitespaces:
         raise DataError(f"{where} drops repeated spaces; supported are models that keep them")
-    if proto.trainer_spec.treat_whitespace_as_suffix:
-        raise DataError(f"{where} puts spaces at the end of words; supported is at the start")
-    if any(piece.type == UNUSED for piece in proto.pieces):
-        raise DataError(f"{where} holds pieces of type UNUSED, which other runtimes would emit")
 
 
 def ids_of_types(proto: Any, types: Iterable[int]) -> list[int]:

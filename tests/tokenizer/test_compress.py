@@ -207,9 +207,3 @@ def test_other_kinds_are_refused_by_name(
     unigram = shared_data / "tokenizers" / "sp_test_unigram1k.model"
     with pytest.raises(DataError, match="is SentencePiece unigram; supported is SentencePiece BPE"):
         _compress(unigram, tiny_text, tmp_path / "out")
-    (tmp_path / "bpe").mkdir()
-    shutil.copy(
-        shared_data / "tokenizers" / "gpt_neox_20B_tokenizer.json", tmp_path / "bpe/tokenizer.json"
-    )
-    with pytest.raises(DataError, match=r"holds a Hugging Face tokenizer\.json; supported is"):
-        _compress(tmp_path / "bpe", tiny_text, tmp_path / "out")

@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from edgetiny.errors import DataError
-from edgetiny.tokenizer import Tokenizer
-from edgetiny.tokenizer import tokenizer as tokenizer_module
+from edgetiny.tokenizer import Tokenizer, sentencepiece_tokenizer
 
 ODD_TEXTS = [
     "",
@@ -78,8 +77,13 @@ def test_cutting_a_long_text_changes_no_id(
         tokenizer = Tokenizer.open(shared / "tokenizers" / f"{name}.model")
     text = tiny_text.read_text(encoding="utf-8")[:60_000] + "\n" * 500 + " " * 300 + "x" * 3000
     whole = tokenizer.encode(text)
-    monkeypatch.setattr(tokenizer_module, "_CHUNK_CHARACTERS", 700)
+    monkeypatch.setattr(sentencepiece_tokenizer, "CHUNK_CHARACTERS", 700)
     assert tokenizer.encode(text) == whole
+
+
+def test_half_a_surrogate_pair_is_one_clear_error(tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError, match="not valid Unicode: surrogates not allowed at character 1"):
+        tokenizer.encode("a\ud800b")
 
 
 def test_an_id_out_of_range_is_an_error(tokenizer: Tokenizer) -> None:
@@ -95,8 +99,8 @@ def test_what_is_not_a_tokenizer_is_named(tmp_path: Path, tiny_tokenizer: Path) 
         Tokenizer.open(tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds no tokenizer"):
         Tokenizer.open(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(DataError, match=r"a Hugging Face tokenizer\.json; supported is Sentence"):
+    (tmp_path / "vocab.txt").write_text("[UNK]")
+    with pytest.raises(DataError, match=r"a WordPiece vocab\.txt; supported are SentencePiece"):
         Tokenizer.open(tmp_path)
     content = (tiny_tokenizer / "tokenizer.model").read_bytes()
     for damaged in (b"", b"not a model", content[: len(content) // 2]):

@@ -1,0 +1,74 @@
+"""Where the files of a tokenizer stand in a folder, and copying them."""
+
+import shutil
+from pathlib import Path
+
+from edgetiny.errors import DataError
+
+MODEL_FILE = "tokenizer.model"
+JSON_FILE = "tokenizer.json"
+COMPANION_FILES = (
+    JSON_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab_map.json",
+)
+
+_SUPPORTED = f"supported are SentencePiece ({MODEL_FILE}) and {JSON_FILE}"
+# Names by which other kinds are recognised, for a message that says what was found.
+_OTHER_KINDS = {
+    "vocab.json": f"a BPE vocab.json without {JSON_FILE}",
+    "vocab.txt": "a WordPiece vocab.txt",
+}
+
+
+def find_model_file(path: Path) -> Path:
+    """Return the file that decides the ids: `path` itself, or the one in the folder `path`.
+
+    In a folder that is `tokenizer.model` (SentencePiece), else `tokenizer.json`. Raises DataError
+    that says what stands there instead.
+    """
+    if not path.exists():
+        raise DataError(
+            f"{path} does not exist; give a tokenizer folder, a .model file or a {JSON_FILE}"
+        )
+    if path.is_file():
+        return path
+    for name in (MODEL_FILE, JSON_FILE):
+        if (path / name).is_file():
+            return path / name
+    for name, kind in _OTHER_KINDS.items():
+        if (path / name).is_file():
+            raise DataError(f"{path} holds {kind}; {_SUPPORTED}")
+    raise DataError(f"{path} holds no tokenizer; {_SUPPORTED}")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer that can be opened."""
+    return any((folder / name).is_file() for name in (MODEL_FILE, JSON_FILE))
+
+
+def is_json(model_file: Path) -> bool:
+    """Whether a tokenizer's file is a `tokenizer.json`, not a SentencePiece model."""
+    return model_file.suffix == ".json"
+
+
+def standing_beside(model_file: Path, name: str) -> Path | None:
+    """Return the path of a companion of a tokenizer's file; None if there is none.
+
+    Only a file with the usual name has companions: any other may share its folder with strangers.
+    """
+    path = model_file.parent / name
+    usual = model_file.name in (MODEL_FILE, JSON_FILE)
+    return path if usual and path != model_file and path.is_file() else None
+
+
+def copy_tokenizer(model_file: Path, folder: Path) -> None:
+    """Copy a tokenizer into an existing folder: its file and what stands beside it."""
+    shutil.copyfile(model_file, folder / (JSON_FILE if is_json(model_file) else MODEL_FILE))
+    for name in COMPANION_FILES:
+        companion = standing_beside(model_file, name)
+        if companion is not None:
+            shutil.copyfile(companion, folder / name)
