@@ -44,7 +44,9 @@ class Tokenizer(ABC):
             raise DataError(f"{model_file} cannot be read: {error.strerror}") from error
         # Each kind needs a library of its own; the other one is not imported.
         if is_json(model_file):
-            raise DataError(f"{model_file} is not supported yet")
+            from edgetiny.tokenizer.json_tokenizer import JsonTokenizer
+
+            return JsonTokenizer(model_file, content)
         from edgetiny.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
         return SentencePieceTokenizer(model_file, content)
