@@ -1,35 +1,57 @@
 """Writing a tokenizer with fewer pieces, in the forms that every loader reads."""
 
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from edgetiny.errors import DataError
 from edgetiny.files import write_json
+from edgetiny.tokenizer.companions import (
+    ADDED_FILE,
+    CONFIG_FILE,
+    DECODER_KEY,
+    ROLES_FILE,
+    TEMPLATE_FILE,
+    declared_tokens,
+    read_beside,
+)
 from edgetiny.tokenizer.huggingface import carried_settings, write_tokenizer
-from edgetiny.tokenizer.locate import standing_beside
+from edgetiny.tokenizer.json_compact import keep_tokens
+from edgetiny.tokenizer.json_tokenizer import JsonTokenizer
+from edgetiny.tokenizer.locate import JSON_FILE, standing_beside
 from edgetiny.tokenizer.model_file import keep_pieces
 from edgetiny.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from edgetiny.tokenizer.tokenizer import Tokenizer
 
 SCHEMA_VERSION = 1
 MAP_FILE = "vocab_map.json"
-_CHAT_TEMPLATE = "chat_template.jinja"
+# Of a tokenizer.json that stands alone; AutoTokenizer of `transformers` asks for a class.
+_BARE_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": int(1e30),
+}
 
 
 def write_compact(folder: Path, tokenizer: Tokenizer, kept: Sequence[int]) -> None:
     """Write a tokenizer's files with only the pieces of the given ids into an existing folder.
 
-    kept: old ids in the order of the new ones; `vocab_map.json` records them.
-    Raises DataError for a tokenizer that cannot be written.
+    kept: old ids in the order of the new ones, `always_kept` among them; `vocab_map.json` records
+    them. Files of another form that stand beside a `tokenizer.json` (vocab.json, merges.txt) are
+    left out: they say nothing that it does not. Raises DataError for a tokenizer that cannot be
+    written.
     """
-    if not isinstance(tokenizer, SentencePieceTokenizer):
-        raise DataError(f"{tokenizer.path} is {tokenizer.kind}, which cannot be made smaller")
-    model = keep_pieces(tokenizer.proto, kept)
-    write_tokenizer(folder, model, carried_settings(tokenizer.path, tokenizer.vocab_size))
-    template = standing_beside(tokenizer.path, _CHAT_TEMPLATE)
+    if isinstance(tokenizer, JsonTokenizer):
+        _write_json_kind(folder, tokenizer, kept)
+    else:
+        assert isinstance(tokenizer, SentencePieceTokenizer)
+        model = keep_pieces(tokenizer.proto, kept)
+        write_tokenizer(folder, model, carried_settings(tokenizer.path, tokenizer.vocab_size))
+    template = standing_beside(tokenizer.path, TEMPLATE_FILE)
     if template is not None:
-        shutil.copyfile(template, folder / _CHAT_TEMPLATE)
+        shutil.copyfile(template, folder / TEMPLATE_FILE)
     payload = {
         "schema_version": SCHEMA_VERSION,
         "source_tokenizer_sha256": tokenizer.sha256,
@@ -38,3 +60,38 @@ def write_compact(folder: Path, tokenizer: Tokenizer, kept: Sequence[int]) -> No
         "new_to_old": list(kept),
     }
     write_json(folder / MAP_FILE, payload)
+
+
+def _write_json_kind(folder: Path, tokenizer: JsonTokenizer, kept: Sequence[int]) -> None:
+    new = {old: index for index, old in enumerate(kept)}
+    _require_known(tokenizer)
+    compact = keep_tokens(tokenizer.file, kept)
+    # Not indented: a hundred thousand merges would be a line for each of their parts.
+    text = json.dumps(compact, ensure_ascii=False, separators=(",", ":"))
+    (folder / JSON_FILE).write_text(text, encoding="utf-8")
+    config = read_beside(tokenizer.path, CONFIG_FILE) or _BARE_CONFIG
+    write_json(folder / CONFIG_FILE, {**config, **_declared(config, new)})
+    roles = standing_beside(tokenizer.path, ROLES_FILE)
+    if roles is not None:
+        shutil.copyfile(roles, folder / ROLES_FILE)
+    added = read_beside(tokenizer.path, ADDED_FILE)
+    if added:
+        write_json(folder / ADDED_FILE, {content: new[old] for content, old in added.items()})
+
+
+def _declared(config: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+    """Return `added_tokens_decoder` in new ids, if the settings have one."""
+    if DECODER_KEY not in config:
+        return {}
+    return {DECODER_KEY: {str(new[int(old)]): token for old, token in config[DECODER_KEY].items()}}
+
+
+def _require_known(tokenizer: JsonTokenizer) -> None:
+    """Raise DataError if files beside add tokens that `tokenizer.json` does not hold."""
+    pieces = tokenizer.file.pieces
+    for index, token in declared_tokens(tokenizer.path).items():
+        if index >= len(pieces) or pieces[index] != token.content:
+            raise DataError(
+                f"{tokenizer.path.parent} declares {token.content!r} as id {index}, which"
+                f" {JSON_FILE} does not hold; save the tokenizer again with transformers"
+            )
