@@ -59,16 +59,53 @@ class TokenizerMergeCountsConfig(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerCompressConfig(Config):
+    """Exactly one of `vocab_size`, `coverage` and `auto` says how large the result is."""
+
     stage: ClassVar[str] = "tokenizer_compress"
 
     source: Path = setting(
         help="checkpoint folder (embedding and head are sliced too) or tokenizer", argument=True
     )
-    text: tuple[Path, ...] = setting(help="text whose tokens are counted; repeat for more")
     out: Path = setting(help="folder to write")
-    vocab_size: int = setting(48_000, "pieces to keep, bytes and specials included", minimum=300)
+    text: tuple[Path, ...] = setting(
+        (), "text whose tokens are counted, and their growth reported; repeat for more"
+    )
+    counts: Path | None = setting(None, "counts file to choose by, instead of counting --text")
+    vocab_size: int | None = setting(None, "pieces to keep, bytes and specials included", minimum=1)
+    coverage: float | None = setting(
+        None,
+        "or: the fewest pieces that cover this share of the tokens",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    auto: bool = setting(False, "or: the size that tokenizer report recommends")
+    max_growth: float | None = setting(
+        None, "with --auto: most growth in tokens, 0.05 if not given", minimum=0.0
+    )
+    keep: Path | None = setting(None, "file with a piece or a text a line; their tokens stay")
+    retrain: bool = setting(False, "learn new pieces from --text instead of keeping old ones")
     processes: int = setting(0, "tokenizer processes; 0 means one per core", minimum=0)
     overwrite: bool = setting(False, "replace --out if it exists")
+
+    def check(self) -> None:
+        sizes = (self.vocab_size is not None, self.coverage is not None, self.auto)
+        if sum(sizes) != 1:
+            raise ConfigError("give one of --vocab-size, --coverage and --auto: how small to go")
+        if not self.text and self.counts is None:
+            raise ConfigError("give --text or --counts: which tokens are needed")
+        if self.auto and not self.text:
+            raise ConfigError("--auto measures growth on text; give --text as well")
+        if self.max_growth is not None and not self.auto:
+            raise ConfigError("--max-growth bounds what --auto chooses; give it with --auto")
+        if _STDIN in self.text:
+            raise ConfigError(
+                "compress reads its text more than once, so not from standard input; first"
+                " edgetiny tokenizer count --text - --out counts.json, then --counts counts.json"
+            )
+        if self.retrain and (self.vocab_size is None or not self.text):
+            raise ConfigError("--retrain learns --vocab-size pieces from --text; give both")
+        if self.retrain and (self.counts is not None or self.keep is not None):
+            raise ConfigError("--retrain keeps no pieces: --counts and --keep would do nothing")
 
 
 def check_text_format(text: tuple[Path, ...], text_format: str) -> None:

@@ -32,7 +32,10 @@ class Bake(Config):
 
 
 # Where one of two settings has to be given, though neither is required alone.
-ONE_OF_TWO = {"eval": {"data": "shards"}}
+ONE_OF_TWO = {
+    "eval": {"data": "shards"},
+    "tokenizer_compress": {"vocab_size": 400, "counts": "counts.json"},
+}
 
 
 def recipe(folder: Path, text: str) -> Path:

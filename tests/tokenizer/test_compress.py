@@ -9,18 +9,21 @@ import pytest
 import torch
 
 from edgetiny.checkpoint import Checkpoint, ModelConfig, parameter_shapes, write_checkpoint
-from edgetiny.config.tokenizer import TokenizerCompressConfig
+from edgetiny.config.tokenizer import TokenizerCompressConfig, TokenizerCountConfig
+from edgetiny.console import Reporter
 from edgetiny.errors import CheckpointError, ConfigError, DataError
 from edgetiny.files import read_json
+from edgetiny.model import load_model
 from edgetiny.tokenizer import Tokenizer
 from edgetiny.tokenizer.compress import TokenizerCompressResult, run
+from edgetiny.tokenizer.count import run as count
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "vocab_map.schema.json"
-SIZE = 400
+SIZE, ROWS = 400, 448
 
 
 def _compress(
-    source: Path, text: Path, out: Path, vocab_size: int = SIZE, **settings: Any
+    source: Path, text: Path, out: Path, vocab_size: int | None = SIZE, **settings: Any
 ) -> TokenizerCompressResult:
     config = TokenizerCompressConfig(
         source=source, text=(text,), out=out, vocab_size=vocab_size, **settings
@@ -69,12 +72,13 @@ def test_report_agrees_with_the_text(tmp_path: Path, tiny_tokenizer: Path, tiny_
     text = tiny_text.read_text(encoding="utf-8")
     ids = Tokenizer.open(tiny_tokenizer).encode(text)
     kept = set(_map(tmp_path / "out"))
-    assert result.bytes == len(text.encode())
-    assert result.tokens_before == len(ids)
-    assert result.tokens_after == len(Tokenizer.open(tmp_path / "out").encode(text))
-    assert result.coverage == pytest.approx(sum(index in kept for index in ids) / len(ids))
-    assert result.tokens_before < result.tokens_after
     summary = result.summary()
+    assert summary["bytes"] == len(text.encode())
+    assert summary["tokens_before"] == len(ids)
+    assert summary["tokens_after"] == len(Tokenizer.open(tmp_path / "out").encode(text))
+    assert summary["coverage"] == pytest.approx(sum(index in kept for index in ids) / len(ids))
+    assert summary["tokens_before"] < summary["tokens_after"]
+    assert [row["group"] for row in summary["groups"]] == [tiny_text.stem]
     assert summary["token_growth"] == pytest.approx(
         summary["tokens_per_byte_after"] / summary["tokens_per_byte_before"] - 1
     )
@@ -89,16 +93,23 @@ def test_a_checkpoint_keeps_the_rows_of_the_kept_pieces(
     result = _compress(tmp_path / "in", tiny_text, tmp_path / "out")
     source, compact = Checkpoint.open(tmp_path / "in"), Checkpoint.open(tmp_path / "out")
     new_to_old = _map(tmp_path / "out")
-    assert compact.config == replace(source.config, vocab_size=SIZE)
+    assert compact.config == replace(source.config, vocab_size=ROWS)
     sliced = {"model.embed_tokens.weight"} | (set() if tie else {"lm_head.weight"})
     for name, tensor in compact.state_dict().items():
         before = source.tensor(name)
-        assert torch.equal(tensor, before[new_to_old] if name in sliced else before)
+        assert torch.equal(
+            tensor[:SIZE] if name in sliced else tensor,
+            before[new_to_old] if name in sliced else before,
+        )
+        if name in sliced:
+            assert torch.equal(tensor[SIZE:], tensor[:SIZE].mean(dim=0).expand(ROWS - SIZE, -1))
     hidden, n_tables = source.config.hidden_size, len(sliced)
-    assert result.parameters_removed == (512 - SIZE) * hidden * n_tables
+    assert result.parameters_removed == (512 - ROWS) * hidden * n_tables
+    assert read_json(tmp_path / "out" / "vocab_map.json")["embedding_rows"] == result.rows == ROWS
     lineage = compact.lineage
     assert lineage["stage"] == "tokenizer_compress"
     assert lineage["metrics"]["coverage"] == result.coverage
+    assert lineage["metrics"]["rows"] - lineage["metrics"]["pieces"] == ROWS - SIZE
     assert Tokenizer.open(tmp_path / "out").vocab_size == SIZE
 
 
@@ -116,6 +127,139 @@ def test_special_ids_are_rewritten(
     generation = read_json(tmp_path / "out" / "generation_config.json")
     assert generation["eos_token_id"] == list(config.eos_token_ids)
     assert generation["bos_token_id"] == 1
+
+
+def test_every_setting_that_names_ids_is_rewritten(
+    tmp_path: Path, tiny_config: ModelConfig, tiny_tokenizer: Path, tiny_text: Path
+) -> None:
+    _write(tmp_path / "in", tiny_config, tiny_tokenizer)
+    source = Tokenizer.open(tiny_tokenizer)
+    rare = source.encode("~^~")
+    generation = {
+        "eos_token_id": [2, 509],
+        "temperature": 0.7,
+        "suppress_tokens": list(range(500, 512)),
+        "bad_words_ids": [source.encode("the"), [509, 510]],
+        "sequence_bias": [[rare, -1.0]],
+    }
+    (tmp_path / "in" / "generation_config.json").write_text(json.dumps(generation))
+    config = read_json(tmp_path / "in" / "config.json") | {"sep_token_id": 508}
+    (tmp_path / "in" / "config.json").write_text(json.dumps(config))
+    _compress(tmp_path / "in", tiny_text, tmp_path / "out", vocab_size=300)
+    compact, new_to_old = Tokenizer.open(tmp_path / "out"), _map(tmp_path / "out")
+    written = read_json(tmp_path / "out" / "generation_config.json")
+    assert [new_to_old[index] for index in written["eos_token_id"]] == [2, 509]
+    assert written["temperature"] == 0.7
+    left = {new_to_old[index] for index in written["suppress_tokens"]}
+    assert left == set(range(500, 512)) & set(new_to_old)
+    assert len(left) < 12
+    assert written["bad_words_ids"] == [
+        compact.encode("the"),
+        compact.encode(source.decode([509, 510])),
+    ]
+    assert written["sequence_bias"] == [[compact.encode("~^~"), -1.0]]
+    assert new_to_old[read_json(tmp_path / "out" / "config.json")["sep_token_id"]] == 508
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_all_tokens_are_kept_the_logits_are_equal_bit_for_bit(
+    tmp_path: Path,
+    tiny_config: ModelConfig,
+    tiny_tokenizer: Path,
+    tiny_text: Path,
+    tie: bool,
+    dtype: torch.dtype,
+) -> None:
+    _write(tmp_path / "in", replace(tiny_config, tie_word_embeddings=tie), tiny_tokenizer)
+    _compress(tmp_path / "in", tiny_text, tmp_path / "out")
+    source, compact = Tokenizer.open(tmp_path / "in"), Tokenizer.open(tmp_path / "out")
+    new_to_old = _map(tmp_path / "out")
+    old, new = (load_model(Checkpoint.open(tmp_path / name), dtype) for name in ("in", "out"))
+    n_compared = 0
+    for line in tiny_text.read_text(encoding="utf-8").split("\n"):
+        before = source.encode(line)[:120]
+        if not before or not set(before) <= set(new_to_old):
+            continue
+        after = compact.encode(source.decode(before))
+        assert [new_to_old[index] for index in after] == before
+        with torch.no_grad():
+            expected = old(torch.tensor([before]))[..., new_to_old]
+            found = new(torch.tensor([after]))
+        assert torch.equal(found[..., :SIZE], expected)
+        # The mean of rows is never the likeliest: no greedy decoder emits a padding row.
+        assert int(found.argmax(dim=-1).max()) < SIZE
+        n_compared += 1
+        if n_compared == 40:
+            break
+    assert n_compared == 40
+
+
+def test_coverage_asks_for_the_fewest_rows(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, tiny_text: Path
+) -> None:
+    source = tiny_checkpoint.path
+    middle = _compress(source, tiny_text, tmp_path / "middle", vocab_size=384)
+    same = _compress(source, tiny_text, tmp_path / "same", None, coverage=middle.coverage)
+    assert (same.rows, same.pieces) == (384, 384)
+    more = _compress(source, tiny_text, tmp_path / "more", None, coverage=middle.coverage + 1e-6)
+    assert more.rows == 448
+    with pytest.raises(ConfigError, match=r"--coverage 1.0 cannot be reached with 448 pieces"):
+        _compress(tiny_checkpoint.path, tiny_text, tmp_path / "none", None, coverage=1.0)
+
+
+def test_kept_texts_are_tokenized_as_before(
+    tmp_path: Path, tiny_tokenizer: Path, tiny_text: Path
+) -> None:
+    source = Tokenizer.open(tiny_tokenizer)
+    text = "zyxwv quixotic"
+    keep = tmp_path / "keep.txt"
+    keep.write_text(f"{text}\n\n", encoding="utf-8")
+    _compress(tiny_tokenizer, tiny_text, tmp_path / "without", vocab_size=280)
+    assert not set(source.encode(text)) <= set(_map(tmp_path / "without"))
+    _compress(tiny_tokenizer, tiny_text, tmp_path / "out", vocab_size=300, keep=keep)
+    new_to_old = _map(tmp_path / "out")
+    ids = Tokenizer.open(tmp_path / "out").encode(text)
+    assert [new_to_old[index] for index in ids] == source.encode(text)
+    keep.write_text("\u2581the", encoding="utf-8")
+    _compress(tiny_tokenizer, tiny_text, tmp_path / "piece", vocab_size=300, keep=keep)
+    assert b" the" in {source.token_bytes(index) for index in _map(tmp_path / "piece")}
+
+
+def test_counts_choose_as_their_text_does(
+    tmp_path: Path, tiny_tokenizer: Path, tiny_text: Path
+) -> None:
+    counts = tmp_path / "counts.json"
+    count(TokenizerCountConfig(source=tiny_tokenizer, text=(tiny_text,), out=counts))
+    by_text = _compress(tiny_tokenizer, tiny_text, tmp_path / "by_text")
+    config = TokenizerCompressConfig(
+        source=tiny_tokenizer, counts=counts, out=tmp_path / "by_counts", vocab_size=SIZE
+    )
+    by_counts = run(config)
+    assert by_counts.coverage == by_text.coverage
+    for name in ("tokenizer.model", "tokenizer.json", "vocab_map.json"):
+        same = (tmp_path / "by_text" / name).read_bytes()
+        assert (tmp_path / "by_counts" / name).read_bytes() == same
+    assert "token_growth" not in by_counts.summary()
+    other = tmp_path / "other.txt"
+    other.write_text("the text of the report is another one")
+    both = _compress(tiny_tokenizer, other, tmp_path / "both", counts=counts)
+    assert both.coverage == by_text.coverage
+    assert both.summary()["bytes"] == len("the text of the report is another one")
+
+
+def test_a_script_that_is_barely_covered_is_told(
+    tmp_path: Path, tiny_tokenizer: Path, tiny_text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "zh.txt"
+    other.write_text("\u5929\u5730\u7384\u9ec4" * 20, encoding="utf-8")
+    config = TokenizerCompressConfig(
+        source=tiny_tokenizer, text=(tiny_text, other), out=tmp_path / "out", vocab_size=SIZE
+    )
+    run(config, Reporter())
+    [warning] = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert "zh 100% of the tokens" in warning
+    assert tiny_text.stem not in warning
 
 
 def test_padding_rows_beyond_the_pieces_are_dropped(
