@@ -14,6 +14,7 @@ LAYERS = (
     ("files",),
     ("config",),
     ("console",),
+    ("svg", "page"),
     ("measure", "text"),
     ("device",),
     ("checkpoint",),

@@ -38,12 +38,12 @@ from edgetiny.demo.evidence import (
 )
 from edgetiny.demo.plan import FAST, SAMPLE_TEMPERATURE, Plan
 from edgetiny.demo.report import Step, Story, render
-from edgetiny.demo.svg import Series
 from edgetiny.evaluate import stage as evaluate
 from edgetiny.export import stage as export
 from edgetiny.files import read_json, refuse_existing, write_json
 from edgetiny.generate import stage as generate
 from edgetiny.inherit import stage as inherit
+from edgetiny.svg import Series
 from edgetiny.tokenizer import compress as tokenizer_compress
 from edgetiny.tokenizer import train as tokenizer_train
 from edgetiny.train import stage as train

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgetiny.demo.plan import SAMPLE_TEMPERATURE
-from edgetiny.demo.svg import Series, line_chart
+from edgetiny.page import facts_table, page, table
+from edgetiny.svg import Series, line_chart
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,15 +69,15 @@ def render(story: Story) -> str:
         "<h2>Is the exported model the trained one?</h2>",
         "<p>The artefact ran in its own runtime against the checkpoint. An export that fails"
         " this leaves nothing behind.</p>",
-        _rows(story.verification),
+        table(story.verification),
         "<h2>What each model writes</h2>",
         _samples(story),
         "<h2>Do it again</h2>",
         "<p>Each stage is a command from folder to folder. These are the ones that ran:</p>",
         f"<pre>{html.escape(chr(10).join(story.commands))}</pre>",
-        _facts(story.machine),
+        facts_table(story.machine),
     ]
-    return _PAGE.format(style=_STYLE, body="\n".join(body))
+    return page("edgetiny demo", body)
 
 
 def _opening(story: Story) -> str:
@@ -135,9 +136,10 @@ def _learning(story: Story) -> str:
 
 def _tokenizer(story: Story) -> str:
     chart = line_chart([story.coverage], "pieces kept", "share of token occurrences")
+    facts = facts_table(story.tokenizer)
     return (
         "<p>How much of the text the most frequent pieces cover (the paper's Figure 2). The"
-        f" merges that build a kept piece are kept with it.</p>{chart}{_facts(story.tokenizer)}"
+        f" merges that build a kept piece are kept with it.</p>{chart}{facts}"
     )
 
 
@@ -147,7 +149,7 @@ def _speed(story: Story) -> str:
     return (
         "<p>The paper's protocol: a prompt of 2 tokens, then greedy decoding without a stop"
         " token. The bound is what this machine's memory and arithmetic, measured in the same"
-        f" run, allow for the bytes and operations of a step.</p>{_rows(story.speed)}"
+        f" run, allow for the bytes and operations of a step.</p>{table(story.speed)}"
     )
 
 
@@ -159,34 +161,6 @@ def _samples(story: Story) -> str:
     for step in story.steps:
         parts.append(f"<h3>{html.escape(step.name)}</h3><pre>{html.escape(step.sample)}</pre>")
     return "".join(parts)
-
-
-def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in columns)
-    body = "".join(
-        "<tr>" + "".join(_number_cell(row.get(name)) for name in columns) + "</tr>" for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _facts(facts: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{html.escape(str(key).replace('_', ' '))}</td>{_number_cell(value)}</tr>"
-        for key, value in facts.items()
-    )
-    return f"<table class='facts'>{rows}</table>"
-
-
-def _number_cell(value: object) -> str:
-    if isinstance(value, bool):
-        return f"<td class='n'>{'yes' if value else 'no'}</td>"
-    if isinstance(value, int):
-        return f"<td class='n'>{value:,}</td>"
-    if isinstance(value, float):
-        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-        return f"<td class='n'>{text}</td>"
-    return f"<td class='n'>{html.escape('-' if value is None else str(value))}</td>"
 
 
 def _bar(share: float) -> str:
@@ -205,39 +179,3 @@ def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"
-
-
-_STYLE = """
-:root { --ink:#1c2330; --dim:#5b6472; --paper:#fdfdfb; --rule:#d9dce1; --fill:#2f6fb3;
-  --s1:#c2571a; --s2:#2e8b57; color-scheme: light dark; }
-@media (prefers-color-scheme: dark) { :root { --ink:#e4e7ec; --dim:#9aa3b1; --paper:#14171c;
-  --rule:#343a44; --fill:#6aa5e6; --s1:#f09a5d; --s2:#66c48f; } }
-body { font: 16px/1.55 system-ui, sans-serif; color:var(--ink); background:var(--paper);
-  max-width: 56rem; margin: 2rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .6rem; } h2 { margin: 2.4rem 0 .6rem; }
-h3 { margin: 1.2rem 0 .3rem; font-size: 1rem; }
-.lead { font-size: 1.15rem; } small { color:var(--dim); }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; display:block; overflow-x:auto; }
-th { text-align: left; color: var(--dim); font-weight: 500; border-bottom: 1px solid var(--rule); }
-th, td { padding: .35rem .9rem .35rem 0; vertical-align: top; }
-td { border-bottom: 1px solid var(--rule); } td.n { font-variant-numeric: tabular-nums; }
-tr.peer td { color: var(--dim); } .facts { margin-top: .8rem; }
-.bar { display:block; height:4px; width: 9rem; background: var(--rule); margin-top:.25rem; }
-.bar span { display:block; height:4px; background: var(--fill); }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; border-left: 3px solid var(--rule);
-  margin: .2rem 0; padding: .2rem .9rem; font-size: .88rem; }
-svg { width: 100%; max-width: 44rem; display:block; font-size: 11px; }
-svg text { fill: var(--dim); } svg .grid { stroke: var(--rule); }
-svg polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-.s0 { stroke: var(--fill); } .s1 { stroke: var(--s1); } .s2 { stroke: var(--s2); }
-svg line { stroke-width: 1.2; }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>edgetiny demo</title><style>{style}</style></head>
-<body>
-{body}
-</body></html>
-"""

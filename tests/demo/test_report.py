@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 import pytest
 
 from edgetiny.demo.report import Step, Story, render
-from edgetiny.demo.svg import Series
+from edgetiny.svg import Series
 
 _VOID = {"meta", "br"}
 

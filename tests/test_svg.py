@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from edgetiny.demo.svg import Series, line_chart, tick_text, ticks
+from edgetiny.svg import Series, line_chart, tick_text, ticks
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.3, 7.9), (1e-4, 2e-4), (5, 5), (-3, 1e6)])
