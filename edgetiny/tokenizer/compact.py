@@ -35,20 +35,22 @@ _BARE_CONFIG = {
 }
 
 
-def write_compact(folder: Path, tokenizer: Tokenizer, kept: Sequence[int]) -> None:
+def write_compact(folder: Path, tokenizer: Tokenizer, kept: Sequence[int]) -> str | None:
     """Write a tokenizer's files with only the pieces of the given ids into an existing folder.
 
     kept: old ids in the order of the new ones, `always_kept` among them; `vocab_map.json` records
     them. Files of another form that stand beside a `tokenizer.json` (vocab.json, merges.txt) are
-    left out: they say nothing that it does not. Raises DataError for a tokenizer that cannot be
-    written.
+    left out: they say nothing that it does not. Returns why there is no `tokenizer.json` beside a
+    SentencePiece model whose ids that form cannot give, else None. Raises DataError for a
+    tokenizer that cannot be written.
     """
+    why_no_json = None
     if isinstance(tokenizer, JsonTokenizer):
         _write_json_kind(folder, tokenizer, kept)
     else:
         assert isinstance(tokenizer, SentencePieceTokenizer)
         model = keep_pieces(tokenizer.proto, kept)
-        write_tokenizer(folder, model, carried_settings(tokenizer.path, tokenizer.vocab_size))
+        why_no_json = write_tokenizer(folder, model, carried_settings(tokenizer.path))
     template = standing_beside(tokenizer.path, TEMPLATE_FILE)
     if template is not None:
         shutil.copyfile(template, folder / TEMPLATE_FILE)
@@ -60,6 +62,7 @@ def write_compact(folder: Path, tokenizer: Tokenizer, kept: Sequence[int]) -> No
         "new_to_old": list(kept),
     }
     write_json(folder / MAP_FILE, payload)
+    return why_no_json
 
 
 def _write_json_kind(folder: Path, tokenizer: JsonTokenizer, kept: Sequence[int]) -> None:

@@ -71,17 +71,6 @@ def require_supported(proto: Any, where: object) -> None:
         raise DataError(f"{where} holds pieces of type UNUSED, which other runtimes would emit")
 
 
-def require_bpe(proto: Any, where: object) -> None:
-    """Raise DataError unless the model is SentencePiece BPE that merges alone describe."""
-    if proto.trainer_spec.model_type != BPE:
-        kind = protobuf.TrainerSpec.ModelType.Name(proto.trainer_spec.model_type).lower()
-        raise DataError(f"{where} is SentencePiece {kind}; supported is SentencePiece BPE")
-    if proto.normalizer_spec.precompiled_charsmap:
-        raise DataError(f"{where} rewrites text before splitting; supported is name: identity")
-    if proto.normalizer_spec.remove_extra_whitespaces:
-        raise DataError(f"{where} drops repeated spaces; supported are models that keep them")
-
-
 def ids_of_types(proto: Any, types: Iterable[int]) -> list[int]:
     """Return the ids whose pieces are of one of the given types, in order."""
     wanted = set(types)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgetiny.tokenizer.added_pieces import with_added_pieces
 from edgetiny.tokenizer.cut import CHUNK_CHARACTERS, chunks, neighbours
 from edgetiny.tokenizer.model_file import (
     BYTE,
@@ -21,12 +22,18 @@ from edgetiny.tokenizer.vocabulary import Vocabulary, sentencepiece_bpe_vocabula
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece `.model` file, encoded by the sentencepiece library."""
+    """A SentencePiece `.model` file, encoded by the sentencepiece library.
+
+    Tokens that the files beside declare beyond its pieces are pieces too.
+    """
 
     def __init__(self, path: Path, content: bytes) -> None:
         super().__init__(path, content)
-        self._processor, self._proto = load_model(content, path)
-        require_supported(self._proto, path)
+        self._processor, proto = load_model(content, path)
+        require_supported(proto, path)
+        self._proto = with_added_pieces(proto, path)
+        if self._proto is not proto:
+            self._processor, _ = load_model(self._proto.SerializeToString(), path)
         self._is_unigram = self._proto.trainer_spec.model_type == UNIGRAM
         self.kind = f"SentencePiece {'unigram' if self._is_unigram else 'BPE'}"
         self.vocab_size = len(self._proto.pieces)

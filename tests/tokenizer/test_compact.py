@@ -1,5 +1,6 @@
 """Compact tokenizers of every kind: where all tokens are kept, the ids are the mapped old ones."""
 
+import io
 import json
 import shutil
 from collections import Counter
@@ -8,35 +9,58 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 import tokenizers
 
 from edgetiny.errors import DataError
 from edgetiny.files import read_json
 from edgetiny.tokenizer import Tokenizer
 from edgetiny.tokenizer.always_kept import always_kept
+from edgetiny.tokenizer.as_json import tokenizer_json
 from edgetiny.tokenizer.compact import write_compact
-from edgetiny.tokenizer.huggingface import tokenizer_json
 from edgetiny.tokenizer.select import select
 
-SPACE = "\u2581"
+ODD = ["", " ", "  two  spaces ", "\n\n x\t", "\u4e2d\U0001f44d e\u0301", "a" * 40]
 
 
 @pytest.fixture(scope="module")
-def kinds(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def kinds(
+    shared_data: Path, real_text: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Return a folder of each kind of tokenizer."""
     out = tmp_path_factory.mktemp("kinds")
     source = shared_data / "tokenizers"
     names = {
         "sp_bytes": "mistral_v1_32k.model",
         "byte_level": "gpt_neox_20B_tokenizer.json",
+        "user_defined": "internlm_v7_sft.model",
+        "unigram": "sp_test_unigram1k.model",
     }
     for kind, name in names.items():
         (out / kind).mkdir()
         shutil.copy(source / name, out / kind / f"tokenizer{Path(name).suffix}")
     (out / "json_bytes").mkdir()
+    (out / "normalizing").mkdir()
+    lines = [text[:2_000] for text in real_text["en"] + real_text["zh"]]
+    train_model(out / "normalizing" / "tokenizer.model", lines)
     payload = tokenizer_json(Tokenizer.open(out / "sp_bytes").proto)
     (out / "json_bytes" / "tokenizer.json").write_text(json.dumps(payload))
     return {path.name: path for path in out.iterdir()}
+
+
+def train_model(path: Path, lines: list[str]) -> None:
+    """Train a BPE model without byte fallback that normalizes and drops repeated spaces."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=6_000,
+        character_coverage=0.999,
+        normalization_rule_name="nmt_nfkc",
+        minloglevel=4,
+    )
+    path.write_bytes(model.getvalue())
 
 
 def compact(source: Tokenizer, size: int, texts: Sequence[str], folder: Path) -> list[int]:
@@ -59,13 +83,23 @@ def parts(texts: Sequence[str]) -> Iterator[str]:
         yield from text.split()
 
 
-@pytest.mark.parametrize("kind", ["sp_bytes", "byte_level", "json_bytes"])
+SIZES = {
+    "sp_bytes": (2_000, 12_000),
+    "byte_level": (2_000, 12_000),
+    "json_bytes": (2_000, 12_000),
+    "user_defined": (2_000, 30_000),
+    "unigram": (400, 800),
+    "normalizing": (4_500, 5_500),
+}
+
+
+@pytest.mark.parametrize("kind", SIZES)
 def test_where_all_tokens_are_kept_the_ids_are_the_mapped_ones(
     kinds: dict[str, Path], tmp_path: Path, real_text: dict[str, list[str]], kind: str
 ) -> None:
     texts = [text[:2_000] for texts in real_text.values() for text in texts[:24]]
     source = Tokenizer.open(kinds[kind])
-    for size in (2_000, 12_000):
+    for size in SIZES[kind]:
         kept = compact(source, size, texts[::2], tmp_path / str(size))
         new = {old: index for index, old in enumerate(kept)}
         small = Tokenizer.open(tmp_path / str(size))
@@ -76,18 +110,20 @@ def test_where_all_tokens_are_kept_the_ids_are_the_mapped_ones(
             if all(index in new for index in ids):
                 assert small.encode(text) == [new[index] for index in ids]
                 n_compared += 1
+            # Without byte fallback: no unknown where there was none.
             assert small.decode(small.encode(text)) == source.decode(ids)
         assert n_compared > 1_000
 
 
-@pytest.mark.parametrize("kind", ["sp_bytes", "byte_level", "json_bytes"])
+@pytest.mark.parametrize("kind", SIZES)
 def test_the_pieces_are_those_that_were_kept(
     kinds: dict[str, Path], tmp_path: Path, real_text: dict[str, list[str]], kind: str
 ) -> None:
     source = Tokenizer.open(kinds[kind])
-    kept = compact(source, 2_000, real_text["en"][:3], tmp_path / "out")
+    size = SIZES[kind][0]
+    kept = compact(source, size, real_text["en"][:3], tmp_path / "out")
     small = Tokenizer.open(tmp_path / "out")
-    assert [small.token_bytes(new) for new in range(2_000)] == list(map(source.token_bytes, kept))
+    assert [small.token_bytes(new) for new in range(size)] == list(map(source.token_bytes, kept))
     mapping = read_json(tmp_path / "out" / "vocab_map.json", schema_version=1)
     assert mapping["new_to_old"] == kept
     assert set(always_kept(source)) <= set(kept)
@@ -95,6 +131,46 @@ def test_the_pieces_are_those_that_were_kept(
     for text in real_text["en"][:3] + real_text["zh"][:3]:
         ids = library.encode(text[:3_000], add_special_tokens=False).ids
         assert ids == small.encode(text[:3_000])
+
+
+def test_tokens_added_beside_a_model_become_pieces_of_it(
+    kinds: dict[str, Path], tmp_path: Path, real_text: dict[str, list[str]]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    shutil.copytree(kinds["sp_bytes"], tmp_path / "in")
+    decoder = {
+        "32001": {"content": "<|im_end|>", "special": True},
+        "32003": {"content": "<tool>", "special": False},
+    }
+    config = {"tokenizer_class": "LlamaTokenizer", "eos_token": "<|im_end|>"}
+    config["added_tokens_decoder"] = decoder
+    (tmp_path / "in" / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "in" / "added_tokens.json").write_text('{"<|im_end|>": 32001, "<tool>": 32003}')
+    source, bare = Tokenizer.open(tmp_path / "in"), Tokenizer.open(kinds["sp_bytes"])
+    assert source.vocab_size == 32_004
+    assert source.decode([32001, *source.encode("a"), 32003]) == "a<tool>"
+    for text in [*ODD, *(text[:3_000] for text in real_text["en"])]:
+        assert source.encode(text) == bare.encode(text)
+    assert source.encode("a<|im_end|>") == bare.encode("a<|im_end|>")
+    assert source.encode("a<tool>")[-1] == 32003
+    assert {32001, 32003} <= always_kept(source)
+    kept = compact(source, 4_000, real_text["en"][:2], tmp_path / "out")
+    assert kept[-2:] == [32001, 32003]
+    small = Tokenizer.open(tmp_path / "out")
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert auto.convert_ids_to_tokens([3998, 3999]) == ["<|im_end|>", "<tool>"]
+    assert (auto.eos_token_id, len(auto)) == (3998, 4_000)
+    for text in [*ODD, "a<tool> b", "<tool>", *(text[:3_000] for text in real_text["en"][:5])]:
+        assert auto.encode(text, add_special_tokens=False) == small.encode(text)
+
+
+def test_an_added_token_that_is_a_piece_already_is_refused(
+    kinds: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(kinds["sp_bytes"], tmp_path / "in")
+    (tmp_path / "in" / "added_tokens.json").write_text('{"</s>": 32000}')
+    with pytest.raises(DataError, match=r"declares '</s>' as id 32000, but tokenizer\.model has a"):
+        Tokenizer.open(tmp_path / "in")
 
 
 def test_all_else_of_a_tokenizer_json_stands_as_it_was(

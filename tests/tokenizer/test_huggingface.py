@@ -1,13 +1,18 @@
+import io
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sentencepiece
 
 from edgetiny.errors import DataError
 from edgetiny.tokenizer import Tokenizer, write_tokenizer
-from edgetiny.tokenizer.huggingface import carried_settings, merges, tokenizer_json
+from edgetiny.tokenizer.as_json import merges, tokenizer_json
+from edgetiny.tokenizer.huggingface import carried_settings
 from edgetiny.tokenizer.model_file import UNUSED, load_model, protobuf
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -33,6 +38,26 @@ ODD_TEXTS = [
 
 def _hugging_face(tokenizer: Tokenizer) -> "tokenizers.Tokenizer":
     return tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(tokenizer.proto)))
+
+
+def train_model(path: Path, lines: list[str], **settings: Any) -> Path:
+    """Train a SentencePiece model of 700 pieces."""
+    model = io.BytesIO()
+    defaults = {
+        "model_type": "bpe",
+        "vocab_size": 700,
+        "character_coverage": 1.0,
+        "hard_vocab_limit": False,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": settings.get("normalization_rule_name", "identity")
+        != "identity",
+        "minloglevel": 4,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, **defaults | settings
+    )
+    path.write_bytes(model.getvalue())
+    return path
 
 
 def _assert_same_ids(tokenizer: Tokenizer, texts: list[str]) -> int:
@@ -137,40 +162,125 @@ def test_transformers_puts_the_dummy_prefix_too(
 def test_settings_beside_the_model_are_carried(tmp_path: Path, tiny_tokenizer: Path) -> None:
     model = (tiny_tokenizer / "tokenizer.model").read_bytes()
     carried = {"chat_template": "{{ messages }}", "add_bos_token": False, "add_eos_token": True}
-    write_tokenizer(tmp_path, model, carried | {"unrelated": 1})
-    found = carried_settings(tmp_path / "tokenizer.model", 512)
+    roles = {"pad_token": "<unk>", "eos_token": "nowhere", "additional_special_tokens": ["</s>"]}
+    write_tokenizer(tmp_path, model, carried | roles | {"unrelated": 1})
+    found = carried_settings(tmp_path / "tokenizer.model")
     assert {key: found[key] for key in carried} == carried
+    assert (found["pad_token"], found["eos_token"]) == ("<unk>", "</s>")
+    assert found["additional_special_tokens"] == ["</s>"]
     assert "unrelated" not in json.loads((tmp_path / "tokenizer_config.json").read_text())
     around = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("a").ids
     assert around == [*Tokenizer.open(tmp_path).encode("a"), 2]
 
 
-def test_tokens_added_from_outside_are_refused(tmp_path: Path, tiny_tokenizer: Path) -> None:
-    model = (tiny_tokenizer / "tokenizer.model").read_bytes()
-    write_tokenizer(tmp_path, model)
-    assert carried_settings(tmp_path / "tokenizer.model", 512)["add_bos_token"] is True
-    (tmp_path / "added_tokens.json").write_text('{"<turn>": 512}')
-    with pytest.raises(DataError, match=r"adds tokens that are not in tokenizer\.model .<turn>."):
-        carried_settings(tmp_path / "tokenizer.model", 512)
-
-
-def test_models_that_merges_do_not_describe_are_refused(
-    make_tokenizer: MakeTokenizer, tmp_path: Path, shared_data: Path
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+@pytest.mark.parametrize("byte_fallback", [True, False])
+@pytest.mark.parametrize("rule", ["identity", "nmt_nfkc_cf"])
+def test_normalizing_models_give_the_same_ids(
+    tmp_path: Path,
+    tiny_text: Path,
+    real_text: dict[str, list[str]],
+    model_type: str,
+    byte_fallback: bool,
+    rule: str,
 ) -> None:
-    with pytest.raises(DataError, match="user-defined pieces and a dummy prefix"):
-        tokenizer_json(make_tokenizer(["a"], user_defined=["b"], dummy_prefix=True).proto)
-    unigram = (shared_data / "tokenizers" / "sp_test_unigram1k.model").read_bytes()
-    with pytest.raises(DataError, match="is SentencePiece unigram; supported is SentencePiece BPE"):
-        write_tokenizer(tmp_path, unigram)
+    lines = [*tiny_text.read_text(encoding="utf-8").split("\n"), real_text["zh"][0][:5_000]]
+    path = train_model(
+        tmp_path / "a.model",
+        lines,
+        model_type=model_type,
+        byte_fallback=byte_fallback,
+        normalization_rule_name=rule,
+        add_dummy_prefix=model_type == "bpe" or rule == "identity",
+    )
+    tokenizer = Tokenizer.open(path)
+    other = _hugging_face(tokenizer)
+    odd = [text for text in ODD_TEXTS if "\0" not in text and not text.isspace()]
+    odd += ["  \u00c9\u00e9 \ufb01 \u2460  \u3000x\t y \n", "\u3000", "x \u2581 y", "\uff21\uff22"]
+    texts = [*odd, *lines, *(text[:3_000] for texts in real_text.values() for text in texts[:30])]
+    for text in texts:
+        # How a run of one character is cut can be a tie, which rounding decides.
+        if model_type == "bpe" or not re.search(r"(.)\1{5}", text):
+            ids = other.encode(text, add_special_tokens=False).ids
+            assert ids == tokenizer.encode(text), text[:80]
+
+
+def test_spaces_alone_may_come_to_nothing(tmp_path: Path, tiny_text: Path) -> None:
+    lines = tiny_text.read_text(encoding="utf-8").split("\n")
+    path = train_model(tmp_path / "a.model", lines, normalization_rule_name="nmt_nfkc")
+    tokenizer = Tokenizer.open(path)
+    for text in ("", " ", "    ", " a ", "a  b"):
+        ids = _hugging_face(tokenizer).encode(text, add_special_tokens=False).ids
+        assert ids == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("rule", ["identity", "nmt_nfkc"])
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_user_defined_pieces_and_a_dummy_prefix_go_together(
+    tmp_path: Path, tiny_text: Path, model_type: str, rule: str
+) -> None:
+    lines = tiny_text.read_text(encoding="utf-8").split("\n")
+    marks = ["<turn>", "<turn>x", "th", "$(.*)^[]\\"] + ["a\u2581b"] * (rule == "identity")
+    path = train_model(
+        tmp_path / "tokenizer.model",
+        lines,
+        model_type=model_type,
+        byte_fallback=True,
+        normalization_rule_name=rule,
+        user_defined_symbols=marks,
+    )
+    tokenizer = Tokenizer.open(path)
+    rng = random.Random(0)
+    texts = [*lines[:500], "<turn>", "<turn>xy", "x<turn> y", " <turn>", "a b", "<turn><turn>th"]
+    alphabet = ["<turn>", "x", " ", "a b", "the", "th", "$(.*)^[]\\", "e", "\n", "\u4e2d"]
+    texts += ["".join(rng.choices(alphabet, k=rng.randrange(12))) for _ in range(2_000)]
+    # How a run of one character is cut can be a tie, which rounding decides.
+    texts = [text for text in texts if model_type == "bpe" or not re.search(r"(.)\1{5}", text)]
+    other = _hugging_face(tokenizer)
+    for text in texts:
+        assert other.encode(text, add_special_tokens=False).ids == tokenizer.encode(text)
+    transformers = pytest.importorskip("transformers")
+    assert write_tokenizer(tmp_path, path.read_bytes()) is None
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in texts:
+        assert auto.encode(text, add_special_tokens=False) == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"normalization_rule_name": "nfkc_cf"}, "its normalizer may rewrite its user-defined"),
+        ({"remove_extra_whitespaces": True}, "it drops repeated spaces, but has user-defined"),
+    ],
+)
+def test_what_no_json_can_give_is_written_without(
+    tmp_path: Path, tiny_text: Path, settings: dict[str, Any], reason: str
+) -> None:
+    lines = tiny_text.read_text(encoding="utf-8").split("\n")
+    marks = ["<a\u2581turn>"]
+    path = train_model(tmp_path / "tokenizer.model", lines, user_defined_symbols=marks, **settings)
+    with pytest.raises(DataError, match=f"cannot give the ids of the tokenizer: {reason}"):
+        tokenizer_json(Tokenizer.open(path).proto)
+    why = write_tokenizer(tmp_path, path.read_bytes())
+    assert why is not None
+    assert why.startswith(reason)
+    assert not (tmp_path / "tokenizer.json").exists()
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["bos_token"] == "<s>"
+
+
+def test_models_that_other_loaders_cannot_follow_are_refused(
+    make_tokenizer: MakeTokenizer, tmp_path: Path
+) -> None:
     for change, message in (
         (lambda proto: setattr(proto.pieces[-1], "type", UNUSED), "type UNUSED"),
-        (lambda proto: setattr(proto.normalizer_spec, "remove_extra_whitespaces", True), "spaces"),
         (lambda proto: setattr(proto.trainer_spec, "treat_whitespace_as_suffix", True), "end of"),
-        (lambda proto: setattr(proto.normalizer_spec, "precompiled_charsmap", b"x"), "rewrites"),
+        (lambda proto: setattr(proto.trainer_spec, "model_type", 3), "a SentencePiece word model"),
+        (lambda proto: setattr(proto.trainer_spec, "model_type", 4), "a SentencePiece char model"),
     ):
         proto = protobuf.ModelProto()
         proto.CopyFrom(make_tokenizer(["a", "b", "ab"]).proto)
         change(proto)
+        (tmp_path / "b.model").write_bytes(proto.SerializeToString())
         with pytest.raises(DataError, match=message):
-            tokenizer_json(proto)
+            Tokenizer.open(tmp_path / "b.model")
     assert load_model(make_tokenizer(["a"]).path.read_bytes(), "made")
