@@ -11,6 +11,7 @@ from edgetiny.config.tokenizer import TokenizerCompressConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.errors import ConfigError
 from edgetiny.files import atomic_folder, refuse_existing
+from edgetiny.tokenizer.always_kept import always_kept
 from edgetiny.tokenizer.compact import write_compact
 from edgetiny.tokenizer.count import count_tokens
 from edgetiny.tokenizer.counts import TokenCounts, counts_of
@@ -82,7 +83,7 @@ def run(config: TokenizerCompressConfig, reporter: Reporter = QUIET) -> Tokenize
     chosen_by = before if config.counts is None else counts_of(config.counts, source.tokenizer)
     assert chosen_by is not None
     warn_of_uncovered_scripts(source.tokenizer, chosen_by, reporter)
-    trials = Trials(source.tokenizer, chosen_by.by_id, _mandatory(source, config), sample)
+    trials = Trials(source.tokenizer, chosen_by, _mandatory(source, config), sample)
     kept = trials.kept(_size(config, source, trials, reporter))
     with tempfile.TemporaryDirectory(prefix="edgetiny-") as staging:
         write_compact(Path(staging), source.tokenizer, kept)
@@ -110,7 +111,7 @@ def _count(
 
 def _mandatory(source: Source, config: TokenizerCompressConfig) -> set[int]:
     asked = set() if config.keep is None else kept_ids(config.keep, source.tokenizer)
-    return source.special_ids | asked
+    return source.special_ids | always_kept(source.tokenizer) | asked
 
 
 def _size(

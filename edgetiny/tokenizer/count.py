@@ -1,7 +1,8 @@
 """`edgetiny tokenizer count`: how often each token occurs in text, counted by several processes."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from edgetiny.text import STDIN, Document, StdinFormat, read_documents, total_by
 from edgetiny.tokenizer.counts import GroupCounts, Occurrences, TokenCounts, write_counts
 from edgetiny.tokenizer.merge_counts import CountsResult
 from edgetiny.tokenizer.parallel import batches, map_in_order, process_count
+from edgetiny.tokenizer.spread import Spread
 from edgetiny.tokenizer.tokenizer import Tokenizer
 
 # Each group holds a number per piece: 256 of them at 100,000 pieces are 200 MB.
@@ -23,6 +25,8 @@ _MOST_GROUPS = 256
 # this times the batches on their way.
 _PART_CHARACTERS = 1 << 20
 _UNKNOWN_SIZE = 1 << 62
+# Smaller works are taken together, a batch at a time, so that each costs nothing of its own.
+_SMALL_WORK_CHARACTERS = 1 << 15
 
 Watch = Callable[[Document], None]
 
@@ -60,7 +64,7 @@ def count_tokens(
     """
     size_bytes = total_bytes(text, stdin=stdin)
     is_stream = STDIN in text
-    groups: dict[str, GroupCounts] = {}
+    groups = _Groups(tokenizer)
     with reporter.task("counting tokens", None if is_stream else size_bytes) as task:
         documents = read_documents(
             text, task.advance, part_characters=_PART_CHARACTERS, stdin=stdin
@@ -68,62 +72,96 @@ def count_tokens(
         items = (_item(document, by, watch) for document in documents)
         counted = map_in_order(
             _count,
-            batches(items, lambda item: len(item[1])),
+            batches(items, lambda item: len(item.text)),
             tokenizer,
             process_count(processes, _UNKNOWN_SIZE if is_stream else size_bytes),
         )
         for part in (part for parts in counted for part in parts):
-            _add(groups, part, tokenizer.vocab_size)
-    return TokenCounts(groups)
+            groups.add(part)
+    return groups.total()
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A text on its way to be counted, with the group and the work that it belongs to."""
+
+    group: str
+    work: str | None
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The documents of one group in one batch."""
+    """The documents of one work in one batch, or of the small works of a group together."""
 
     group: str
+    work: str | None
     documents: int
     bytes: int
     ids: Occurrences
     occurrences: Occurrences
 
 
-def _item(document: Document, by: Literal["file", "work"], watch: Watch | None) -> tuple[str, str]:
-    """Return (group, text) of a document."""
+def _item(document: Document, by: Literal["file", "work"], watch: Watch | None) -> _Item:
     if watch is not None:
         watch(document)
-    if by == "file" or document.source is None:
-        return document.group, document.text
-    return f"{document.group}/{work_of(document.source)}", document.text
+    work = None if document.source is None else work_of(document.source)
+    if by == "file" or work is None:
+        return _Item(document.group, work, document.text)
+    return _Item(f"{document.group}/{work}", work, document.text)
 
 
-def _count(tokenizer: Tokenizer, items: list[tuple[str, str]]) -> list[_Part]:
-    """Count one batch, a part for each of its groups."""
-    return [
-        _count_group(tokenizer, group, [text for name, text in items if name == group])
-        for group in dict.fromkeys(name for name, _ in items)
-    ]
+def _count(tokenizer: Tokenizer, items: list[_Item]) -> list[_Part]:
+    """Count one batch: a part for each of its works, and one for a group's small ones."""
+    sizes: Counter[tuple[str, str | None]] = Counter()
+    for item in items:
+        sizes[item.group, item.work] += len(item.text)
+    texts: dict[tuple[str, str | None], list[str]] = {}
+    for item in items:
+        is_small = sizes[item.group, item.work] < _SMALL_WORK_CHARACTERS
+        texts.setdefault((item.group, None if is_small else item.work), []).append(item.text)
+    return [_count_work(tokenizer, *key, part) for key, part in texts.items()]
 
 
-def _count_group(tokenizer: Tokenizer, group: str, texts: list[str]) -> _Part:
+def _count_work(tokenizer: Tokenizer, group: str, work: str | None, texts: list[str]) -> _Part:
     tokens: list[int] = []
     for text in texts:
         tokens += tokenizer.encode(text)
     by_id = np.bincount(np.array(tokens, dtype=np.int64), minlength=tokenizer.vocab_size)
     ids = np.nonzero(by_id)[0]
     n_bytes = sum(len(text.encode("utf-8")) for text in texts)
-    return _Part(group, len(texts), n_bytes, ids, by_id[ids])
+    return _Part(group, work, len(texts), n_bytes, ids, by_id[ids])
 
 
-def _add(groups: dict[str, GroupCounts], part: _Part, vocab_size: int) -> None:
-    held = groups.get(part.group)
-    if held is None:
-        if len(groups) == _MOST_GROUPS:
-            raise DataError(
-                f"the text has more than {_MOST_GROUPS} groups; count with --by file, or in parts"
-            )
-        held = GroupCounts(0, 0, np.zeros(vocab_size, dtype=np.int64))
-    held.by_id[part.ids] += part.occurrences
-    groups[part.group] = GroupCounts(
-        held.documents + part.documents, held.bytes + part.bytes, held.by_id
-    )
+class _Groups:
+    """The counts of each group, as parts of them come in."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary = tokenizer.vocabulary()
+        self._counts: dict[str, GroupCounts] = {}
+        self._spreads: dict[str, Spread] = {}
+
+    def add(self, part: _Part) -> None:
+        if part.group not in self._counts:
+            if len(self._counts) == _MOST_GROUPS:
+                raise DataError(
+                    f"the text has more than {_MOST_GROUPS} groups; count with --by file, or in"
+                    " parts"
+                )
+            self._counts[part.group] = GroupCounts.none(self._tokenizer.vocab_size)
+            self._spreads[part.group] = Spread(self._vocabulary)
+        held = self._counts[part.group]
+        held.by_id[part.ids] += part.occurrences
+        self._counts[part.group] = replace(
+            held, documents=held.documents + part.documents, bytes=held.bytes + part.bytes
+        )
+        self._spreads[part.group].add(part.work, part.ids, part.occurrences)
+
+    def total(self) -> TokenCounts:
+        return TokenCounts(
+            {
+                name: replace(counts, spread=self._spreads[name].total())
+                for name, counts in self._counts.items()
+            }
+        )

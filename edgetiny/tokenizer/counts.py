@@ -15,6 +15,7 @@ from edgetiny.files import atomic_file, read_json
 from edgetiny.tokenizer.tokenizer import Tokenizer
 
 SCHEMA_VERSION = 1
+_DIGITS = 4
 Occurrences = NDArray[np.int64]
 
 
@@ -26,6 +27,13 @@ class GroupCounts:
     bytes: int
     by_id: Occurrences
     """(vocab_size,)"""
+    spread: NDArray[np.float64]
+    """How often each piece is built, damped work by work (`Spread`): (vocab_size,)."""
+
+    @classmethod
+    def none(cls, vocab_size: int) -> "GroupCounts":
+        """Return the counts of no text."""
+        return cls(0, 0, np.zeros(vocab_size, dtype=np.int64), np.zeros(vocab_size))
 
     @property
     def total(self) -> int:
@@ -34,7 +42,10 @@ class GroupCounts:
 
     def __add__(self, other: "GroupCounts") -> "GroupCounts":
         return GroupCounts(
-            self.documents + other.documents, self.bytes + other.bytes, self.by_id + other.by_id
+            self.documents + other.documents,
+            self.bytes + other.bytes,
+            self.by_id + other.by_id,
+            self.spread + other.spread,
         )
 
 
@@ -48,6 +59,12 @@ class TokenCounts:
     def by_id(self) -> Occurrences:
         """Occurrences over all groups: (vocab_size,)."""
         total: Occurrences = np.sum([group.by_id for group in self.groups.values()], axis=0)
+        return total
+
+    @property
+    def spread(self) -> NDArray[np.float64]:
+        """The spread of all groups: (vocab_size,)."""
+        total: NDArray[np.float64] = np.sum([each.spread for each in self.groups.values()], axis=0)
         return total
 
     @property
@@ -150,31 +167,40 @@ def counts_of(path: Path, tokenizer: Tokenizer) -> TokenCounts:
 
 
 def _group_json(group: GroupCounts) -> dict[str, Any]:
-    ids = np.nonzero(group.by_id)[0]
+    ids, built = np.nonzero(group.by_id)[0], np.nonzero(group.spread)[0]
     return {
         "documents": group.documents,
         "bytes": group.bytes,
         "tokens": group.total,
         "ids": ids.tolist(),
         "counts": group.by_id[ids].tolist(),
+        "built": built.tolist(),
+        "spread": [round(value, _DIGITS) for value in group.spread[built].tolist()],
     }
 
 
 def _group_of(raw: Mapping[str, Any], vocab_size: int, where: str) -> GroupCounts:
-    ids, occurrences = (np.array(raw[key], dtype=np.int64) for key in ("ids", "counts"))
+    by_id = _dense(raw["ids"], np.array(raw["counts"], dtype=np.int64), vocab_size, where)
+    spread = _dense(raw["built"], np.array(raw["spread"], dtype=np.float64), vocab_size, where)
+    if int(by_id.sum()) != raw["tokens"] or int(raw["bytes"]) <= 0:
+        raise DataError(f"{where}: tokens and counts do not fit together; the file is damaged")
+    return GroupCounts(int(raw["documents"]), int(raw["bytes"]), by_id, spread)
+
+
+def _dense(ids: Any, values: NDArray[Any], vocab_size: int, where: str) -> NDArray[Any]:
+    """Return (vocab_size,) with the values at their ids, 0 elsewhere."""
+    places = np.array(ids, dtype=np.int64)
     is_sound = (
-        ids.shape == occurrences.shape
-        and ids.ndim == 1
-        and len(ids) > 0
-        and bool((np.diff(ids) > 0).all())
-        and int(ids[0]) >= 0
-        and int(ids[-1]) < vocab_size
-        and int(occurrences.min()) > 0
-        and int(raw["bytes"]) > 0
-        and int(occurrences.sum()) == raw["tokens"]
+        places.shape == values.shape
+        and places.ndim == 1
+        and len(places) > 0
+        and bool((np.diff(places) > 0).all())
+        and int(places[0]) >= 0
+        and int(places[-1]) < vocab_size
+        and values.min() > 0
     )
     if not is_sound:
         raise DataError(f"{where}: ids and counts do not fit together; the file is damaged")
-    by_id = np.zeros(vocab_size, dtype=np.int64)
-    by_id[ids] = occurrences
-    return GroupCounts(int(raw["documents"]), int(raw["bytes"]), by_id)
+    dense = np.zeros(vocab_size, dtype=values.dtype)
+    dense[places] = values
+    return dense

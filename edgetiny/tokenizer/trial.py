@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgetiny.errors import ConfigError
 from edgetiny.tokenizer.compact import write_compact
+from edgetiny.tokenizer.counts import TokenCounts
 from edgetiny.tokenizer.growth import Growth
 from edgetiny.tokenizer.rows import padded
 from edgetiny.tokenizer.sample import Sample
@@ -41,13 +42,14 @@ class Trials:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        counts: Counts,
+        counts: TokenCounts,
         mandatory: Iterable[int],
         sample: Sample | None = None,
     ) -> None:
-        """counts: (vocab_size,), occurrences in the text. sample: what growth is measured on."""
+        """counts: of the text to choose by. sample: what growth is measured on."""
         self.tokenizer = tokenizer
-        self.counts = counts
+        self.counts: Counts = counts.by_id
+        self._spread = counts.spread
         self.vocabulary: Vocabulary = tokenizer.vocabulary()
         self.mandatory = must_stay(self.vocabulary, mandatory)
         self._sample = sample
@@ -116,7 +118,7 @@ class Trials:
     @cached_property
     def gains(self) -> Gains:
         """What keeping each piece is worth: (vocab_size,)."""
-        return self.vocabulary.gains(self.counts)
+        return self._spread * self.vocabulary.worth
 
 
 def _count(tokenizer: Tokenizer, texts: Sequence[str]) -> int:

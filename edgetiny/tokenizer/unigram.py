@@ -1,21 +1,27 @@
 """The pieces of a SentencePiece unigram model: how each would be spelled without itself."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgetiny.tokenizer.model_file import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, ids_of_types
-from edgetiny.tokenizer.vocabulary import Counts, Gains, Vocabulary, without_spelling
+from edgetiny.tokenizer.vocabulary import Gains, Vocabulary, without_spelling
+
+# An unknown character must lose against any spelling by pieces.
+_UNKNOWN_SCORE = -1e3
 
 
 class UnigramVocabulary(Vocabulary):
     """Pieces of which a text takes those with the best sum of scores (log-probabilities).
 
     A text all of whose tokens are kept keeps them, since they remain the best. A lost piece is
-    spelled by the next best pieces, so it costs as many tokens as those are more than one.
+    spelled by the next best pieces, so it costs as many tokens as those are more than one. Nothing
+    is built from others.
     """
+
+    parts: Mapping[int, tuple[int, ...]] = {}
 
     def __init__(
         self, pieces: list[str], mandatory: frozenset[int], scores: Mapping[int, float]
@@ -25,42 +31,33 @@ class UnigramVocabulary(Vocabulary):
         self._scores = scores
         self._ids = {pieces[index]: index for index in scores}
 
-    def closure(self, index: int) -> frozenset[int]:
-        """Return the piece alone: nothing is built from others."""
-        return frozenset((index,))
-
     def is_reachable(self, index: int) -> bool:
         """Whether any text is tokenized into this piece."""
         if index not in self._scores:
             return index in self.mandatory
-        score, _ = self._respell(index, np.ones(len(self.pieces), dtype=np.bool_))
-        return self._scores[index] >= score
+        return self._scores[index] >= self._respelled(index)[0]
 
-    def gains(self, counts: Counts, kept: NDArray[np.bool_] | None = None) -> Gains:
-        """Return how many tokens each kept piece saves, were it the only one to be lost."""
-        gains = np.zeros(len(self.pieces))
-        if kept is None:
-            kept = np.ones(len(self.pieces), dtype=np.bool_)
-        for index in np.flatnonzero((counts > 0) & kept).tolist():
-            if index in self._scores and len(self.pieces[index]) > 1:
-                _, n_tokens = self._respell(index, kept)
-                gains[index] = counts[index] * (n_tokens - 1)
-        return gains
+    @cached_property
+    def worth(self) -> Gains:
+        """How many tokens more the next best spelling of each piece takes."""
+        worth = np.zeros(len(self.pieces))
+        for index in self._scores:
+            worth[index] = self._respelled(index)[1] - 1
+        return worth
 
-    def _respell(self, index: int, kept: NDArray[np.bool_]) -> tuple[float, int]:
-        """Return score and length of the best spelling of a piece by other kept pieces.
+    def _respelled(self, index: int) -> tuple[float, int]:
+        """Return score and length of the best spelling of a piece by the others.
 
         Source: Kudo 2018, "Subword Regularization", section 3.2 (the Viterbi algorithm).
         """
         piece = self.pieces[index]
         best: list[tuple[float, int]] = [(0.0, 0)]
         for end in range(1, len(piece) + 1):
-            # A character without a piece of its own is one unknown token, and no good one.
             score, length = best[end - 1]
-            found = (score - 1e3, length + 1)
+            found = (score + _UNKNOWN_SCORE, length + 1)
             for start in range(end):
                 part = self._ids.get(piece[start:end])
-                if part is not None and part != index and kept[part]:
+                if part is not None and part != index:
                     score, length = best[start]
                     found = max(found, (score + self._scores[part], length + 1))
             best.append(found)

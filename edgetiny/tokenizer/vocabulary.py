@@ -23,7 +23,15 @@ Gains = NDArray[np.float64]
 
 
 class Vocabulary(ABC):
-    """The pieces of a tokenizer: which must stay, what each takes to be built, what it saves."""
+    """The pieces of a tokenizer: which must stay, what each takes to be built, what it saves.
+
+    Losing a piece leaves the pieces that it is built from, so it costs `worth` tokens each time it
+    would have been *built*. That is more often than it ends as a token: also on the way to longer
+    pieces, whose loss would leave it behind. A part is built at least as often as the whole, so the
+    pieces that save most are closed under what they are built from; and of all closed selections
+    of their size they save most, as long as what a lost piece leaves does not merge with its
+    neighbours.
+    """
 
     def __init__(self, pieces: Sequence[str], mandatory: frozenset[int]) -> None:
         self.pieces = pieces
@@ -31,33 +39,98 @@ class Vocabulary(ABC):
         """Ids that every selection keeps: specials, bytes, declared tokens, and the characters
         that nothing else could spell."""
 
+    @property
     @abstractmethod
-    def closure(self, index: int) -> frozenset[int]:
-        """Return the ids that building a piece takes, its own included."""
+    def parts(self) -> Mapping[int, tuple[int, ...]]:
+        """The pieces that each piece is directly built from, if it is built from any."""
 
     @abstractmethod
     def is_reachable(self, index: int) -> bool:
         """Whether any text is tokenized into this piece."""
 
+    @property
     @abstractmethod
-    def gains(self, counts: Counts, kept: NDArray[np.bool_] | None = None) -> Gains:
-        """Return about how many tokens each kept piece saves: (n_pieces,), 0 for those not kept.
+    def worth(self) -> Gains:
+        """About how many tokens a piece saves each time it is built: (n_pieces,)."""
 
-        counts: (n_pieces,), occurrences in text tokenized with the kept pieces alone; kept:
-        (n_pieces,), by default all. The loss of a piece costs its gain when everything that is
-        built from it has been lost before.
+    def closure(self, index: int) -> frozenset[int]:
+        """Return the ids that building a piece takes, its own included."""
+        found, waiting = {index}, [index]
+        while waiting:
+            new = set(self.parts.get(waiting.pop(), ())) - found
+            found |= new
+            waiting += new
+        return frozenset(found)
+
+    def built(self, ids: Counts, occurrences: Counts) -> tuple[Counts, Counts]:
+        """Return which pieces are built and how often, for tokens given in the same way.
+
+        Both (n,), ids ascending and each once.
         """
+        starts, ends = self._ancestry.starts[ids], self._ancestry.starts[ids + 1]
+        n_each = ends - starts
+        first = np.repeat(starts - np.concatenate(([0], np.cumsum(n_each)[:-1])), n_each)
+        places = first + np.arange(len(first))
+        times = self._ancestry.times[places] * np.repeat(occurrences, n_each)
+        found, where = np.unique(self._ancestry.ids[places], return_inverse=True)
+        summed = np.bincount(where, weights=times, minlength=len(found))
+        return found, summed.astype(np.int64)
+
+    def gains(self, counts: Counts) -> Gains:
+        """Return about how many tokens each piece saves: (n_pieces,).
+
+        counts: (n_pieces,), how often each piece is a token of the text.
+        """
+        ids = np.flatnonzero(counts)
+        gains = np.zeros(len(self.pieces))
+        found, times = self.built(ids, counts[ids])
+        gains[found] = times
+        return gains * self.worth
+
+    @cached_property
+    def _ancestry(self) -> "_Ancestry":
+        return _Ancestry(len(self.pieces), self.parts)
+
+
+class _Ancestry:
+    """Of every piece, all pieces that are built when it is, and how often each.
+
+    The lists of all pieces lie one after another: those of piece i from starts[i] to starts[i + 1].
+    """
+
+    def __init__(self, n_pieces: int, parts: Mapping[int, tuple[int, ...]]) -> None:
+        found: dict[int, dict[int, int]] = {}
+        for index in _parts_first(parts):
+            times = {index: 1}
+            for part in parts[index]:
+                for each, count in found.get(part, {part: 1}).items():
+                    times[each] = times.get(each, 0) + count
+            found[index] = times
+        lists = [found.get(index, {index: 1}) for index in range(n_pieces)]
+        self.starts = np.cumsum([0, *map(len, lists)])
+        self.ids = np.array([index for times in lists for index in times], dtype=np.int64)
+        self.times = np.array([n for times in lists for n in times.values()], dtype=np.int64)
+
+
+def _parts_first(parts: Mapping[int, tuple[int, ...]]) -> list[int]:
+    """Order the pieces so that each comes after those it is built from."""
+    order: dict[int, None] = {}
+    for index in parts:
+        waiting = [index]
+        while waiting:
+            missing = [part for part in parts[waiting[-1]] if part in parts and part not in order]
+            if missing:
+                waiting += missing
+            else:
+                order[waiting.pop()] = None
+    return list(order)
 
 
 class MergeVocabulary(Vocabulary):
     """Pieces that merging builds (BPE), each from two others, down to single symbols.
 
     A piece is built by the same merges wherever it occurs, so losing it leaves its two parts: one
-    token more. It also ends as a token of its own less often than it is built, on the way to the
-    longer pieces, whose loss would leave it behind. So what it saves is how often it is *built*.
-    A part is built at least as often as the whole: the pieces that save most are closed under
-    what they are built from, and of all closed selections of their size they save most, as long as
-    the parts of a lost piece do not merge with their neighbours.
+    token more.
     """
 
     def __init__(
@@ -78,7 +151,7 @@ class MergeVocabulary(Vocabulary):
         self._symbol_worth = symbol_worth
 
     @cached_property
-    def parts(self) -> dict[int, tuple[int, ...]]:
+    def parts(self) -> Mapping[int, tuple[int, ...]]:
         """The pieces that the last merge of each piece joins; only of what merging builds.
 
         Two, or fewer where a character has no piece of its own, which SentencePiece allows.
@@ -90,40 +163,18 @@ class MergeVocabulary(Vocabulary):
                 found[index] = tuple(self._ids[part] for part in joined if part in self._ids)
         return found
 
-    def closure(self, index: int) -> frozenset[int]:
-        """Return the ids that building a piece takes, its own included."""
-        found, waiting = {index}, [index]
-        while waiting:
-            new = set(self.parts.get(waiting.pop(), ())) - found
-            found |= new
-            waiting += new
-        return frozenset(found)
-
     def is_reachable(self, index: int) -> bool:
         """Whether any text is tokenized into this piece."""
         return index in self.parts or len(self.pieces[index]) == 1 or index in self.mandatory
 
-    def gains(self, counts: Counts, kept: NDArray[np.bool_] | None = None) -> Gains:
-        """Return about how many tokens each kept piece saves."""
-        built = self.built(counts)
+    @cached_property
+    def worth(self) -> Gains:
+        """One token for what is merged from two; of a symbol the bytes that would spell it."""
         worth = np.zeros(len(self.pieces))
         worth[list(self.parts)] = 1
         for index, saved in self._symbol_worth.items():
             worth[index] = saved
-        gains: Gains = built * worth
-        return gains if kept is None else np.where(kept, gains, 0.0)
-
-    def built(self, counts: Counts) -> Counts:
-        """Return how often each piece is built, as a token or on the way to one: (n_pieces,)."""
-        built = counts.copy()
-        for index in self._longest_first:
-            for part in self.parts[index]:
-                built[part] += built[index]
-        return built
-
-    @cached_property
-    def _longest_first(self) -> list[int]:
-        return sorted(self.parts, key=lambda index: -len(self.pieces[index]))
+        return worth
 
 
 def sentencepiece_bpe_vocabulary(proto: Any) -> MergeVocabulary:

@@ -343,11 +343,3 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     with pytest.raises(DataError, match="holds no text"):
         _compress(tiny_tokenizer, tmp_path / "empty.txt", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
-
-
-def test_other_kinds_are_refused_by_name(
-    tmp_path: Path, shared_data: Path, tiny_text: Path
-) -> None:
-    unigram = shared_data / "tokenizers" / "sp_test_unigram1k.model"
-    with pytest.raises(DataError, match="is SentencePiece unigram; supported is SentencePiece BPE"):
-        _compress(unigram, tiny_text, tmp_path / "out")

@@ -25,7 +25,7 @@ def make_trials(tmp_path: Path, tiny_tokenizer: Path) -> Callable[[str], Trials]
         path.write_text(text, encoding="utf-8")
         tokenizer, sample = Tokenizer.open(tiny_tokenizer), Sample()
         counts = count_tokens(tokenizer, [path], watch=sample.add)
-        return Trials(tokenizer, counts.by_id, (), sample)
+        return Trials(tokenizer, counts, (), sample)
 
     return make
 
