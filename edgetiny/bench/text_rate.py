@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edgetiny.errors import DataError
-from edgetiny.tokenizer import Tokenizer
+from edgetiny.tokenizer import Tokenizer, has_tokenizer
 
 TEXT_NAME = "Python's language reference (pydoc_data.topics), first 65,536 characters"
 _CHARACTERS = 65_536
@@ -14,8 +14,7 @@ def bytes_per_token(folder: Path) -> float | None:
 
     None if the folder has no tokenizer. Raises DataError for one that cannot be read.
     """
-    names = ("tokenizer.model", "tokenizer.json")
-    if not any((folder / name).is_file() for name in names):
+    if not has_tokenizer(folder):
         return None
     text = _english()
     if not text:

@@ -15,7 +15,7 @@ from edgetiny.export.heads import padded_head_dim
 from edgetiny.export.lower import Lowering
 from edgetiny.export.onnx_leaves import ACCURACY_LEVEL
 from edgetiny.files import sha256_file, write_json
-from edgetiny.tokenizer import Tokenizer
+from edgetiny.tokenizer import Tokenizer, has_tokenizer
 
 
 def write_companions(
@@ -120,8 +120,8 @@ def write_manifest(
 
 
 def open_tokenizer(path: Path) -> Tokenizer | None:
-    """Return a checkpoint's SentencePiece tokenizer; None if it has none, or another kind."""
-    return Tokenizer.open(path) if (path / "tokenizer.model").is_file() else None
+    """Return a checkpoint's tokenizer; None if it has none. Raises DataError for another kind."""
+    return Tokenizer.open(path) if has_tokenizer(path) else None
 
 
 def _loaders(config: ModelConfig) -> list[str]:

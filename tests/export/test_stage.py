@@ -217,7 +217,7 @@ def test_settings_that_do_not_fit_are_refused(settings, message, make_checkpoint
 def test_a_text_needs_a_tokenizer(make_checkpoint, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("some words")
-    with pytest.raises(ConfigError, match=r"has no tokenizer\.model"):
+    with pytest.raises(ConfigError, match="has no tokenizer"):
         run(ExportConfig(source=make_checkpoint().path, out=tmp_path / "out", text=text))
 
 
