@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,19 @@ def make_tokenizer(tmp_path: Path) -> Callable[..., Tokenizer]:
         return Tokenizer.open(path)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def random_texts() -> list[str]:
+    """Return 10,000 short texts of characters of every plane, with spaces and line ends."""
+    rng = random.Random(0)
+
+    def character() -> str:
+        found = chr(rng.randrange(rng.choice((0x80, 0x400, 0x10000, 0x110000))))
+        # A surrogate is half a character.
+        return rng.choice(" \n") if rng.random() < 0.2 or "\ud800" <= found <= "\udfff" else found
+
+    return ["".join(character() for _ in range(rng.randrange(30))) for _ in range(10_000)]
 
 
 @pytest.fixture(scope="session")

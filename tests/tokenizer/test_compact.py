@@ -91,9 +91,11 @@ SIZES = {
     "unigram": (400, 800),
     "normalizing": (4_500, 5_500),
 }
+LARGE = ("sp_bytes", "json_bytes", "user_defined")
+KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind in LARGE else ()) for kind in SIZES]
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_where_all_tokens_are_kept_the_ids_are_the_mapped_ones(
     kinds: dict[str, Path], tmp_path: Path, real_text: dict[str, list[str]], kind: str
 ) -> None:
@@ -115,7 +117,7 @@ def test_where_all_tokens_are_kept_the_ids_are_the_mapped_ones(
         assert n_compared > 1_000
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_pieces_are_those_that_were_kept(
     kinds: dict[str, Path], tmp_path: Path, real_text: dict[str, list[str]], kind: str
 ) -> None:
@@ -133,6 +135,25 @@ def test_the_pieces_are_those_that_were_kept(
         assert ids == small.encode(text[:3_000])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_text_comes_back_as_from_the_original(
+    kinds: dict[str, Path],
+    tmp_path: Path,
+    real_text: dict[str, list[str]],
+    random_texts: list[str],
+    kind: str,
+) -> None:
+    source = Tokenizer.open(kinds[kind])
+    compact(source, SIZES[kind][0], real_text["en"][:3], tmp_path / "out")
+    small = Tokenizer.open(tmp_path / "out")
+    for text in random_texts:
+        back = small.decode(small.encode(text))
+        assert back == source.decode(source.encode(text))
+        if kind == "user_defined":
+            assert back == text
+
+
+@pytest.mark.slow
 def test_tokens_added_beside_a_model_become_pieces_of_it(
     kinds: dict[str, Path], tmp_path: Path, real_text: dict[str, list[str]]
 ) -> None:

@@ -1,7 +1,6 @@
 """`tokenizer.json` as a tokenizer: the library's ids, exact bytes, clear errors."""
 
 import json
-import random
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -59,20 +58,6 @@ def _changed(source: Path, out: Path, change: Change) -> Path:
     return out
 
 
-def random_texts(count: int, seed: int = 0) -> list[str]:
-    """Return texts of characters of every plane, half of them of the first, with spaces between."""
-    rng = random.Random(seed)
-
-    def character() -> str:
-        while True:
-            limit = rng.choice((0x80, 0x400, 0x10000, 0x110000))
-            found = chr(rng.randrange(limit))
-            if not 0xD800 <= ord(found) < 0xE000:
-                return found if rng.random() < 0.8 else rng.choice(" \n")
-
-    return ["".join(character() for _ in range(rng.randrange(30))) for _ in range(count)]
-
-
 def test_ids_are_those_of_the_library(
     neox: Tokenizer, neox_file: Path, real_text: dict[str, list[str]]
 ) -> None:
@@ -89,17 +74,19 @@ def test_what_it_says_of_itself(neox: Tokenizer, mistral_file: Path) -> None:
     assert (mistral.kind, mistral.vocab_size) == ("SentencePiece-like BPE", 32000)
 
 
-def test_byte_level_gives_back_any_text(neox: Tokenizer) -> None:
-    for text in random_texts(10_000):
+def test_byte_level_gives_back_any_text(neox: Tokenizer, random_texts: list[str]) -> None:
+    for text in random_texts:
         ids = neox.encode(text)
         wanted = unicodedata.normalize("NFC", text)
         assert neox.decode(ids) == wanted
         assert b"".join(map(neox.token_bytes, ids)) == wanted.encode("utf-8")
 
 
-def test_byte_fallback_gives_back_any_text_but_for_the_space_mark(mistral_file: Path) -> None:
+def test_byte_fallback_gives_back_any_text_but_for_the_space_mark(
+    mistral_file: Path, random_texts: list[str]
+) -> None:
     mistral = Tokenizer.open(mistral_file)
-    for text in random_texts(10_000):
+    for text in random_texts:
         ids = mistral.encode(text)
         wanted = text.replace("\u2581", " ")
         assert mistral.decode(ids) == wanted
@@ -143,6 +130,7 @@ def test_cutting_a_long_text_changes_no_id(
     mistral_file: Path,
     tmp_path: Path,
     real_text: dict[str, list[str]],
+    random_texts: list[str],
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
@@ -163,7 +151,7 @@ def test_cutting_a_long_text_changes_no_id(
         "\u1112\u1161\u11ab e\u0301\u0323" * 50 + "12345678 " * 60 + " \n \r\n\t" * 70 + "it's" * 90
     )
     parts = [text[:4_000] for texts in real_text.values() for text in texts[:8]]
-    text = odd.join([*parts, *random_texts(60), "x" * 2_000, ""])
+    text = odd.join([*parts, *random_texts[:60], "x" * 2_000, ""])
     whole = tokenizer.encode(text)
     n_calls = 0
     encode = JsonTokenizer._encoding
