@@ -11,30 +11,29 @@ names its converter and its Python binding (`llama_cpp`) can be imported.
 """
 
 import argparse
-import importlib
+import json
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import sentencepiece
+from tokenizer_kinds import Kind, kinds, text_files
 from tokenizer_programs import CRASH, FAILURES, GGUF, LOADERS, Answer, Program
 
+from edgetiny.config.tokenizer import TokenizerCompressConfig
 from edgetiny.console import Reporter
 from edgetiny.files import write_json
 from edgetiny.text import Document, read_documents
 from edgetiny.tokenizer import Tokenizer
 from edgetiny.tokenizer.compact import write_compact
-from edgetiny.tokenizer.select import select
+from edgetiny.tokenizer.compress import run as compress
 
 EXAMPLES = 6
 ODD_TEXTS = (
@@ -69,30 +68,6 @@ ODD_TEXTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A tokenizer to compress."""
-
-    name: str
-    size: int
-    find: Callable[[Path, Path], Path]
-    """Takes the data folder and an empty one to make files in; returns the tokenizer's file."""
-
-
-def kinds() -> Iterator[Kind]:
-    """Yield what to compress, and to how many rows."""
-    real = (
-        ("SentencePiece BPE, 103k, user-defined pieces", 16_000, "internlm_v7_sft.model"),
-        ("SentencePiece BPE, 32k, dummy prefix", 8_000, "mistral_v1_32k.model"),
-        ("byte-level BPE, 50k", 16_000, "gpt_neox_20B_tokenizer.json"),
-        ("SentencePiece unigram, 1k", 700, "sp_test_unigram1k.model"),
-    )
-    for name, size, file in real:
-        yield Kind(name, size, partial(_of_data, file))
-    yield Kind("tokenizer.json like SentencePiece, 32k", 8_000, _llama_json)
-    yield Kind("SentencePiece BPE, 8k, no byte fallback", 4_000, _trained)
-
-
 def as_original(file: Path, folder: Path) -> Path:
     """Write all pieces of a tokenizer for every loader, with its own file where it has one."""
     folder.mkdir()
@@ -100,44 +75,6 @@ def as_original(file: Path, folder: Path) -> Path:
     write_compact(folder, tokenizer, range(tokenizer.vocab_size))
     shutil.copyfile(file, folder / f"tokenizer{file.suffix}")
     return folder
-
-
-def _of_data(file: str, data: Path, _: Path) -> Path:
-    return data / "tokenizers" / file
-
-
-def _llama_json(data: Path, folder: Path) -> Path:
-    """Convert the 32k model as `transformers` does it, with its dummy prefix."""
-    model = folder / "slow.model"
-    shutil.copyfile(data / "tokenizers" / "mistral_v1_32k.model", model)
-    fast = importlib.import_module("transformers").LlamaTokenizerFast
-    tokenizer = fast(vocab_file=str(model), add_prefix_space=True, legacy=True)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    return folder / "tokenizer.json"
-
-
-def _trained(data: Path, folder: Path) -> Path:
-    """Train a model in which a character without a piece is unknown."""
-    texts = [d.text[:3000] for file in text_files(data) for d in islice(read_documents([file]), 60)]
-    made = folder / "trained"
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(line for text in texts for line in text.split("\n") if line),
-        model_prefix=str(made),
-        model_type="bpe",
-        vocab_size=8_000,
-        character_coverage=0.995,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        byte_fallback=False,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return made.with_suffix(".model")
-
-
-def text_files(data: Path) -> list[Path]:
-    """Return the corpus: English and Chinese."""
-    return [data / "text" / f"{name}.jsonl.xz" for name in ("en", "zh")]
 
 
 def texts_of(data: Path) -> list[str]:
@@ -149,17 +86,6 @@ def texts_of(data: Path) -> list[str]:
         lines = [line for document in documents[75:] for line in document.text.split("\n")]
         found += lines[:: max(1, len(lines) // 1500)]
     return list(dict.fromkeys(found))
-
-
-def compress(original: Path, size: int, texts: Sequence[str], folder: Path) -> None:
-    """Write a compact tokenizer, chosen by the texts, into an empty folder."""
-    tokenizer = Tokenizer.open(original)
-    counts = np.zeros(tokenizer.vocab_size, np.int64)
-    for text in texts:
-        np.add.at(counts, tokenizer.encode(text), 1)
-    vocabulary = tokenizer.vocabulary()
-    gains = vocabulary.gains(counts)
-    write_compact(folder, tokenizer, select(vocabulary, gains, size))
 
 
 def write_gguf(converter: Path, folder: Path, original: Path) -> str | None:
@@ -301,10 +227,14 @@ def check(
     reporter.say(f"{kind.name} to {kind.size:,} rows")
     cells = [Cell(f"{kind.name} to {kind.size:,}", loader) for loader in LOADERS]
     pair = Pair(folder / "original", folder / "compact")
-    for part in (folder, folder / "made", pair.compact):
-        part.mkdir()
+    (folder / "made").mkdir(parents=True)
     as_original(kind.find(data, folder / "made"), pair.original)
-    compress(pair.original, kind.size, texts, pair.compact)
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    source, size = pair.original, kind.size
+    compress(
+        TokenizerCompressConfig(source=source, text=(corpus,), vocab_size=size, out=pair.compact)
+    )
     for cell in cells:
         if LOADERS[cell.loader].file == GGUF:
             cell.note = "not run" if converter is None else convert_both(converter, pair)
