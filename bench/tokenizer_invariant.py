@@ -285,9 +285,9 @@ def markdown(facts: dict[str, Any], rows: Sequence[Row]) -> str:
         f"of all documents and {N_RANDOM:,} random Unicode strings, those that decode to what they",
         "were, up to what the tokenizer itself does to a text first (byte level here: NFC; with a",
         "dummy prefix: U+2581 is a space). The unigram model applies NFKC and drops spaces, and a",
-        "character that is unknown is lost, so for those two kinds the figure says nothing. Changed:",
-        "texts that decode to something else than with the original. New unknowns: texts with an",
-        "unknown token where the original had none.",
+        "character that is unknown is lost, so for those two kinds the figure says nothing.",
+        "Changed: texts that decode to something else than with the original. New unknowns: texts",
+        "with an unknown token where the original had none.",
         "",
         "| tokenizer | kind | rows of | all kept: documents | lines | words | broken | exact |"
         " changed | new unknowns |",

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import sentencepiece
@@ -58,9 +58,8 @@ def _llama_json(data: Path, folder: Path) -> Path:
 
 def _trained(data: Path, folder: Path) -> Path:
     """Train a model in which a character without a piece is unknown."""
-    texts = [
-        d.text[:3000] for file in text_files(data) for d in islice(read_documents([file]), 600)
-    ]
+    documents = chain(*(islice(read_documents([file]), 600) for file in text_files(data)))
+    lines = (line for document in documents for line in document.text[:3000].split("\n"))
     made = folder / "trained"
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=filter(None, lines),
