@@ -53,6 +53,7 @@ COMMANDS = (
     Command("demo", "demo.pipeline", "Run the whole chain on real text, with a report."),
     Command("tokenizer train", "tokenizer.train", "Train a SentencePiece BPE tokenizer."),
     Command("tokenizer compress", "tokenizer.compress", "Keep only the pieces that a text uses."),
+    Command("tokenizer report", "tokenizer.report", "Show what each size would cost; say which."),
     Command("tokenizer count", "tokenizer.count", "Count the tokens of text, for compress."),
     Command("tokenizer merge-counts", "tokenizer.merge_counts", "Add up counts files."),
     Command("tokenizer encode", "tokenizer.encode", "Show the tokens of a text."),

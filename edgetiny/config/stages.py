@@ -10,6 +10,7 @@ from edgetiny.config.tokenizer import (
     TokenizerCompressConfig,
     TokenizerCountConfig,
     TokenizerMergeCountsConfig,
+    TokenizerReportConfig,
     TokenizerTrainConfig,
 )
 from edgetiny.config.tokens import TokenizerDecodeConfig, TokenizerEncodeConfig
@@ -22,6 +23,7 @@ STAGES: dict[str, type[Config]] = {
         TokenizerCompressConfig,
         TokenizerCountConfig,
         TokenizerMergeCountsConfig,
+        TokenizerReportConfig,
         TokenizerEncodeConfig,
         TokenizerDecodeConfig,
         DataBuildConfig,

@@ -108,6 +108,46 @@ class TokenizerCompressConfig(Config):
             raise ConfigError("--retrain keeps no pieces: --counts and --keep would do nothing")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerReportConfig(Config):
+    stage: ClassVar[str] = "tokenizer_report"
+
+    source: Path = setting(help="tokenizer or checkpoint folder", argument=True)
+    text: tuple[Path, ...] = setting(help="text file, - for standard input; repeat for more")
+    counts: Path | None = setting(None, "counts file to choose by, instead of counting --text")
+    out: Path | None = setting(None, "HTML file to write")
+    vocab_size: tuple[int, ...] = setting(
+        (), "size to report; repeat for more (round ones if not given)", minimum=1
+    )
+    max_growth: float = setting(
+        0.05, "growth in tokens that a recommendation may cost", minimum=0.0
+    )
+    hidden_size: int | None = setting(
+        None, "width of the model to come, for a tokenizer alone; 1792 if not given", minimum=8
+    )
+    intermediate_size: int | None = setting(
+        None, "its FFN width; 8/3 of the width, in steps of 256, if not given", minimum=1
+    )
+    num_hidden_layers: int | None = setting(
+        None, "its depth; what comes nearest to 0.96e9 parameters if not given", minimum=1
+    )
+    tie_word_embeddings: bool = setting(False, "it has one tensor for embedding and head")
+    tok_s: float | None = setting(
+        None, "tokens a second of the model, to show bytes of text a second", minimum=0.0
+    )
+    result: Path | None = setting(None, "bench result to take --tok-s from: its fastest row")
+    text_format: Literal["auto", "txt", "jsonl"] = setting("auto", _TEXT_FORMAT)
+    processes: int = setting(0, "tokenizer processes; 0 means one per core", minimum=0)
+    overwrite: bool = setting(False, "replace --out if it exists")
+
+    def check(self) -> None:
+        check_text_format(self.text, self.text_format)
+        if self.tok_s is not None and self.result is not None:
+            raise ConfigError("--tok-s and --result both say how fast the model is; give one")
+        if self.overwrite and self.out is None:
+            raise ConfigError("--overwrite replaces --out, which is not given")
+
+
 def check_text_format(text: tuple[Path, ...], text_format: str) -> None:
     """Raise ConfigError if a format is given for a standard input that is not read."""
     if text_format != "auto" and _STDIN not in text:

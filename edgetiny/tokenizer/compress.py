@@ -1,7 +1,7 @@
 """`edgetiny tokenizer compress`: fewer pieces, and only their rows of embedding and head."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from edgetiny.tokenizer.growth import (
 )
 from edgetiny.tokenizer.locate import copy_tokenizer
 from edgetiny.tokenizer.recommend import MAX_GROWTH, recommend
+from edgetiny.tokenizer.retrain import write_retrained
 from edgetiny.tokenizer.rows import RowMap, write_remade_checkpoint
 from edgetiny.tokenizer.sample import Sample
 from edgetiny.tokenizer.select import coverage_curve
@@ -69,7 +70,7 @@ class TokenizerCompressResult:
 
 
 def run(config: TokenizerCompressConfig, reporter: Reporter = QUIET) -> TokenizerCompressResult:
-    """Write the source with fewer pieces, chosen by how often the text needs them.
+    """Write the source with fewer pieces: those that the text needs most, or new ones.
 
     A checkpoint becomes a checkpoint whose embedding and head are cut to the kept rows and whose
     special ids are rewritten; a tokenizer becomes a tokenizer. `vocab_map.json` says which old id
@@ -84,15 +85,32 @@ def run(config: TokenizerCompressConfig, reporter: Reporter = QUIET) -> Tokenize
     assert chosen_by is not None
     warn_of_uncovered_scripts(source.tokenizer, chosen_by, reporter)
     trials = Trials(source.tokenizer, chosen_by, _mandatory(source, config), sample)
-    kept = trials.kept(_size(config, source, trials, reporter))
     with tempfile.TemporaryDirectory(prefix="edgetiny-") as staging:
-        write_compact(Path(staging), source.tokenizer, kept)
+        row_map = _write_tokenizer(Path(staging), config, source, trials, reporter)
         compact = Tokenizer.open(Path(staging))
         after = _count(compact, config, reporter)
         growth = growth_by_group(before, after) if before and after else {}
-        result = _result(config, source, trials, kept, growth)
-        _write(config, source, compact, RowMap.of_kept(kept), result)
+        result = _result(config, source, trials, row_map, growth)
+        _write(config, source, compact, row_map, result)
     return result
+
+
+def _write_tokenizer(
+    folder: Path,
+    config: TokenizerCompressConfig,
+    source: Source,
+    trials: Trials,
+    reporter: Reporter,
+) -> RowMap:
+    """Write the new tokenizer into a folder; return which old rows its rows come from."""
+    size = _size(config, source, trials, reporter)
+    if config.retrain:
+        return RowMap(write_retrained(folder, source, config.text, size, reporter))
+    kept = trials.kept(size)
+    why_no_json = write_compact(folder, source.tokenizer, kept)
+    if why_no_json is not None:
+        reporter.say(f"without tokenizer.json: {why_no_json}")
+    return RowMap.of_kept(kept)
 
 
 def _count(
@@ -135,18 +153,18 @@ def _result(
     config: TokenizerCompressConfig,
     source: Source,
     trials: Trials,
-    kept: Sequence[int],
+    row_map: RowMap,
     growth: Mapping[str, Growth],
 ) -> TokenizerCompressResult:
-    row_map = RowMap.of_kept(kept)
+    n_pieces = len(row_map.old_ids)
     return TokenizerCompressResult(
         path=config.out,
         source_rows=source.tokenizer.vocab_size,
-        pieces=len(kept),
-        rows=len(kept) if source.checkpoint is None else row_map.n_rows,
+        pieces=n_pieces,
+        rows=n_pieces if source.checkpoint is None else row_map.n_rows,
         mandatory_rows=len(trials.mandatory),
         parameters_removed=_parameters_removed(source.checkpoint, row_map.n_rows),
-        coverage=trials.coverage(kept),
+        coverage=trials.coverage(sorted(row_map.new)),
         coverage_curve=coverage_curve(trials.vocabulary, trials.counts, trials.gains),
         growth=growth,
     )

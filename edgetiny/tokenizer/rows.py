@@ -46,7 +46,9 @@ class RowMap:
     @property
     def new(self) -> dict[int, int]:
         """The new id of each old one whose row was taken over as it is."""
-        return {old[0]: index for index, old in enumerate(self.old_ids) if len(old) == 1}
+        # Of two pieces from one row the first is the one that was kept.
+        numbered = reversed(list(enumerate(self.old_ids)))
+        return {old[0]: index for index, old in numbered if len(old) == 1}
 
     def apply(self, table: Tensor) -> Tensor:
         """Return the new table: (old vocabulary, width) to (n_rows, width), same dtype.

@@ -1,5 +1,6 @@
 """What a smaller vocabulary would be at any size: its pieces, their coverage, the growth."""
 
+import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,12 +8,16 @@ from functools import cached_property
 from pathlib import Path
 
 from edgetiny.errors import ConfigError
-from edgetiny.tokenizer.compact import write_compact
 from edgetiny.tokenizer.counts import TokenCounts
 from edgetiny.tokenizer.growth import Growth
+from edgetiny.tokenizer.json_compact import keep_tokens
+from edgetiny.tokenizer.json_tokenizer import JsonTokenizer
+from edgetiny.tokenizer.locate import JSON_FILE, MODEL_FILE
+from edgetiny.tokenizer.model_file import keep_pieces
 from edgetiny.tokenizer.rows import padded
 from edgetiny.tokenizer.sample import Sample
 from edgetiny.tokenizer.select import must_stay, select
+from edgetiny.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from edgetiny.tokenizer.tokenizer import Tokenizer
 from edgetiny.tokenizer.vocabulary import Counts, Gains, Vocabulary
 
@@ -99,13 +104,11 @@ class Trials:
         return self._done[size]
 
     def _growth(self, sample: Sample, kept: Sequence[int]) -> dict[str, Growth]:
-        with tempfile.TemporaryDirectory(prefix="edgetiny-") as folder:
-            write_compact(Path(folder), self.tokenizer, kept)
-            compact = Tokenizer.open(Path(folder))
-            return {
-                group: Growth(sample.bytes(group), before, _count(compact, sample.texts(group)))
-                for group, before in self._before.items()
-            }
+        compact = _compact(self.tokenizer, kept)
+        return {
+            group: Growth(sample.bytes(group), before, _count(compact, sample.texts(group)))
+            for group, before in self._before.items()
+        }
 
     @cached_property
     def _before(self) -> dict[str, int]:
@@ -119,6 +122,19 @@ class Trials:
     def gains(self) -> Gains:
         """What keeping each piece is worth: (vocab_size,)."""
         return self._spread * self.vocabulary.worth
+
+
+def _compact(tokenizer: Tokenizer, kept: Sequence[int]) -> Tokenizer:
+    """Return the tokenizer with only the kept pieces, without the files that other loaders need."""
+    with tempfile.TemporaryDirectory(prefix="edgetiny-") as folder:
+        if isinstance(tokenizer, JsonTokenizer):
+            path = Path(folder) / JSON_FILE
+            path.write_text(json.dumps(keep_tokens(tokenizer.file, kept)), encoding="utf-8")
+        else:
+            assert isinstance(tokenizer, SentencePieceTokenizer)
+            path = Path(folder) / MODEL_FILE
+            path.write_bytes(keep_pieces(tokenizer.proto, kept))
+        return Tokenizer.open(path)
 
 
 def _count(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
