@@ -18,6 +18,10 @@ from edgetiny.tokenizer.model_file import (
     ids_of_types,
 )
 
+# In bytes a digit takes no more tokens, but one that the model has hardly ever seen: where rows are
+# left over, they go to such symbols before pieces that the text does not need.
+_SYMBOL_WORTH = 0.1
+
 Counts = NDArray[np.int64]
 Gains = NDArray[np.float64]
 
@@ -173,7 +177,7 @@ class MergeVocabulary(Vocabulary):
         worth = np.zeros(len(self.pieces))
         worth[list(self.parts)] = 1
         for index, saved in self._symbol_worth.items():
-            worth[index] = saved
+            worth[index] = max(saved, _SYMBOL_WORTH)
         return worth
 
 

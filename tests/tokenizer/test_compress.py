@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,19 @@ def test_kept_texts_are_tokenized_as_before(
     keep.write_text("\u2581the", encoding="utf-8")
     _compress(tiny_tokenizer, tiny_text, tmp_path / "piece", vocab_size=300, keep=keep)
     assert b" the" in {source.token_bytes(index) for index in _map(tmp_path / "piece")}
+
+
+def test_digits_stay_where_there_is_room(
+    tmp_path: Path, make_tokenizer: Callable[..., Tokenizer]
+) -> None:
+    # In bytes they take no more tokens, but the model has not learnt those.
+    pairs = [a + b for a in "abcdef" for b in "abcdef"]
+    source = make_tokenizer([*pairs, *"abcdef", *"0123456789"])
+    text = tmp_path / "text.txt"
+    text.write_text("abcdef 10 23 45 67 89 " * 30)
+    _compress(source.path, text, tmp_path / "out", vocab_size=290)
+    kept = {source.token_bytes(index) for index in _map(tmp_path / "out")[259:]}
+    assert kept >= {digit.encode() for digit in "0123456789"}
 
 
 def test_counts_choose_as_their_text_does(
