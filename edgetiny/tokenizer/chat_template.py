@@ -21,7 +21,16 @@ _ROLES = (
 )
 # A tag of `transformers` that marks what an assistant says, and emits nothing.
 _MARKING_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
-_FAILURES = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
+# A template is a program: it may fail in any of these ways on messages it was not made for.
+_FAILURES = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def template_texts(template: str, roles: Mapping[str, str]) -> Iterator[str]:
@@ -35,7 +44,7 @@ def template_texts(template: str, roles: Mapping[str, str]) -> Iterator[str]:
         source = _MARKING_TAG.sub("", template)
         tree = environment.parse(source)
         compiled = environment.from_string(source)
-    except jinja2.TemplateError:
+    except _FAILURES:
         return
     yield from _literals(tree)
     for said, listed, is_prompt in itertools.product(_CONTENTS, _ROLES, (True, False)):

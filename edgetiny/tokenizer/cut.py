@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, pairwise
 
-CHUNK_CHARACTERS = 1 << 18
+CHUNK_CHARACTERS = 1 << 16
 """Longer texts are cut: memory grows by some hundred bytes a character while one is merged."""
 
 IsSafe = Callable[[str, str], bool]
