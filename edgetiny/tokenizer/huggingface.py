@@ -82,7 +82,9 @@ def _class(proto: Any) -> dict[str, Any]:
     """Name the class of `transformers` that splits text as this model does.
 
     onnxruntime-genai chooses by it too: as a LlamaTokenizer a model without dummy prefix gets other
-    ids there for repeated spaces, as a GemmaTokenizer the same.
+    ids there for repeated spaces, as a GemmaTokenizer the same. llama.cpp's converter learns here
+    alone that no space goes before a text. To say that one does is not needed, and as a
+    LlamaTokenizer `transformers` would then make the tokenizer anew, with other ids.
     """
     spec = proto.normalizer_spec
     if why_no_json(proto) is not None:
@@ -96,4 +98,4 @@ def _class(proto: Any) -> dict[str, Any]:
         return {"tokenizer_class": "PreTrainedTokenizerFast"}
     if spec.add_dummy_prefix:
         return {"tokenizer_class": "LlamaTokenizer", "legacy": False}
-    return {"tokenizer_class": "GemmaTokenizer"}
+    return {"tokenizer_class": "GemmaTokenizer", "add_prefix_space": False}
