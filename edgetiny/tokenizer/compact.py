@@ -27,7 +27,7 @@ from edgetiny.tokenizer.tokenizer import Tokenizer
 
 SCHEMA_VERSION = 1
 MAP_FILE = "vocab_map.json"
-# Of a tokenizer.json that stands alone; AutoTokenizer of `transformers` asks for a class.
+# For a tokenizer.json that stands alone: AutoTokenizer of `transformers` asks for a class.
 _BARE_CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "clean_up_tokenization_spaces": False,
@@ -72,7 +72,7 @@ def _write_json_kind(folder: Path, tokenizer: JsonTokenizer, kept: Sequence[int]
     # Not indented: a hundred thousand merges would be a line for each of their parts.
     text = json.dumps(compact, ensure_ascii=False, separators=(",", ":"))
     (folder / JSON_FILE).write_text(text, encoding="utf-8")
-    config = read_beside(tokenizer.path, CONFIG_FILE) or _BARE_CONFIG
+    config = read_beside(tokenizer.path, CONFIG_FILE) or _bare_config(tokenizer)
     write_json(folder / CONFIG_FILE, {**config, **_declared(config, new)})
     roles = standing_beside(tokenizer.path, ROLES_FILE)
     if roles is not None:
@@ -80,6 +80,12 @@ def _write_json_kind(folder: Path, tokenizer: JsonTokenizer, kept: Sequence[int]
     added = read_beside(tokenizer.path, ADDED_FILE)
     if added:
         write_json(folder / ADDED_FILE, {content: new[old] for content, old in added.items()})
+
+
+def _bare_config(tokenizer: JsonTokenizer) -> dict[str, Any]:
+    # llama.cpp puts a space before a text unless it is told not to; bytes know no such prefix.
+    is_unprefixed = not tokenizer.file.is_byte_level and not tokenizer.file.has_prefix
+    return _BARE_CONFIG | ({"add_prefix_space": False} if is_unprefixed else {})
 
 
 def _declared(config: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:

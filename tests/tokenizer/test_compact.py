@@ -355,3 +355,23 @@ def test_a_template_that_cannot_be_parsed_asks_for_nothing(
     (tmp_path / "in" / "chat_template.jinja").write_text("{% for %}")
     plain = always_kept(Tokenizer.open(kinds["byte_level"]))
     assert always_kept(Tokenizer.open(tmp_path / "in")) == plain
+
+
+@pytest.mark.slow
+def test_a_bare_file_says_whether_a_space_goes_before_a_text(
+    kinds: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    payload = read_json(kinds["json_bytes"] / "tokenizer.json")
+    payload["normalizer"]["normalizers"].pop(0)
+    (tmp_path / "in" / "tokenizer.json").write_text(json.dumps(payload))
+    for folder, says in ((kinds["json_bytes"], None), (tmp_path / "in", False)):
+        source = Tokenizer.open(folder)
+        out = tmp_path / str(says)
+        out.mkdir()
+        write_compact(out, source, sorted({*always_kept(source), *range(2_000)}))
+        config = read_json(out / "tokenizer_config.json")
+        assert config.get("add_prefix_space") is says
+        transformers = pytest.importorskip("transformers")
+        auto = transformers.AutoTokenizer.from_pretrained(out)
+        assert auto.encode(" a  b") == Tokenizer.open(out).encode(" a  b")
