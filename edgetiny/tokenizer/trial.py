@@ -121,7 +121,7 @@ class Trials:
     @cached_property
     def gains(self) -> Gains:
         """What keeping each piece is worth: (vocab_size,)."""
-        return self._spread * self.vocabulary.worth
+        return self.vocabulary.gains_of_built(self._spread)
 
 
 def _compact(tokenizer: Tokenizer, kept: Sequence[int]) -> Tokenizer:

@@ -25,6 +25,9 @@ _SYMBOL_WORTH = 0.1
 Counts = NDArray[np.int64]
 Gains = NDArray[np.float64]
 
+# What a piece that never occurred may gain at most, as a share of what any that did gains.
+_UNSEEN = 1e-3
+
 
 class Vocabulary(ABC):
     """The pieces of a tokenizer: which must stay, what each takes to be built, what it saves.
@@ -86,10 +89,27 @@ class Vocabulary(ABC):
         counts: (n_pieces,), how often each piece is a token of the text.
         """
         ids = np.flatnonzero(counts)
-        gains = np.zeros(len(self.pieces))
+        built = np.zeros(len(self.pieces))
         found, times = self.built(ids, counts[ids])
-        gains[found] = times
-        return gains * self.worth
+        built[found] = times
+        return self.gains_of_built(built)
+
+    def gains_of_built(self, built: NDArray[np.float64]) -> Gains:
+        """Return about how many tokens each piece saves: (n_pieces,).
+
+        built: (n_pieces,), how often each piece is built, or how often it may be expected to. A
+        piece that never was gains less than any that was, the more the more often its two parts
+        are: they are the likeliest to meet.
+        """
+        gains = built * self.worth
+        meetings = np.zeros(len(built))
+        for index, parts in self.parts.items():
+            if built[index] == 0 and len(parts) == 2:
+                meetings[index] = built[parts[0]] * built[parts[1]]
+        if meetings.any():
+            smallest = gains[gains > 0].min()
+            gains += meetings * (_UNSEEN * smallest / meetings.max())
+        return gains
 
     @cached_property
     def _ancestry(self) -> "_Ancestry":

@@ -87,3 +87,12 @@ def test_unigram_gains_are_what_the_next_best_spelling_costs(
         assert abs(lost - gains[index]) <= 0.5 * gains[index] + 2
         assert vocabulary.closure(index) == {index}
         assert vocabulary.is_reachable(index)
+
+
+def test_a_piece_that_never_was_gains_by_its_parts(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(["ab", "cd", "ac", "xy", "a", "b", "c", "d", "x", "y"])
+    vocabulary = tokenizer.vocabulary()
+    gains = vocabulary.gains(_counts(tokenizer, ["ab"] * 3 + ["c"] * 2 + ["d"]))
+    by_piece = dict(zip(vocabulary.pieces, gains.tolist(), strict=True))
+    assert by_piece["ab"] == 3
+    assert by_piece["ab"] > by_piece["ac"] > by_piece["cd"] > by_piece["xy"] == 0
