@@ -113,7 +113,9 @@ class Cell:
     """Of those, texts of the corpus: not odd strings."""
     own_way: int = 0
     """Of those, texts where the program differs from edgetiny with the original tokenizer too."""
-    crashes: bool = False
+    crashes: int = 0
+    """Of those, texts that end the program: after a few it is not asked about all the others that
+    hold a character without a token."""
     note: str = ""
     """Why nothing was compared."""
     examples: list[str] = field(default_factory=list)
@@ -130,8 +132,8 @@ class Cell:
         if self.differ == 0:
             return f"{self.texts:,}: equal"
         if self.crashes:
-            whose = "as with the original" if self.faults == 0 else "not with the original"
-            return f"crashes, {whose}"
+            whose = "as the original" if self.faults == 0 else "unlike the original"
+            return f"{self.texts:,}: crashes on {self.crashes:,} with unknown characters, {whose}"
         of_corpus = f", {self.real_differ:,} of the corpus" if self.real_differ else ""
         return (
             f"{self.texts:,}: {self.differ:,} differ{of_corpus}; {self.own_way:,} as the original"
@@ -171,7 +173,7 @@ def compare(cell: Cell, pair: Pair, texts: Sequence[str]) -> None:
     }
     cell.texts = len(texts)
     cell.differ = len(wrong)
-    cell.crashes = CRASH in theirs
+    cell.crashes = sum(answer == CRASH for answer in theirs)
     cell.real_differ = sum(text not in ODD_TEXTS for text in asked)
     cell.own_way = len(wrong) - len(faults)
     shown = sorted(wrong, key=lambda index: (index not in faults, len(texts[index])))
@@ -198,11 +200,22 @@ def _originally(loader: str, folder: Path, texts: Sequence[str]) -> list[Answer]
 
 
 def _ask(loader: str, folder: Path, texts: Sequence[str]) -> list[Answer]:
-    program = Program(loader, folder)
-    try:
-        return program.answers(texts)
-    finally:
-        program.close()
+    """Return a program's ids of texts, those with unknown characters asked apart from the rest."""
+    tokenizer = Tokenizer.open(folder)
+    # Only the unknown token, of those that text is cut into, stands for no bytes.
+    unknown = [not all(map(tokenizer.token_bytes, tokenizer.encode(text))) for text in texts]
+    found: dict[int, Answer] = {}
+    for group in (False, True):
+        chosen = [index for index, is_unknown in enumerate(unknown) if is_unknown == group]
+        if group and not chosen:
+            continue
+        program = Program(loader, folder)
+        try:
+            answers = program.answers([texts[index] for index in chosen])
+        finally:
+            program.close()
+        found |= zip(chosen, answers, strict=True)
+    return [found[index] for index in range(len(texts))]
 
 
 def _edgetiny(folder: Path, texts: Sequence[str]) -> list[list[int]]:

@@ -17,7 +17,7 @@ Answer = list[int] | str
 
 GGUF = "vocabulary.gguf"
 CRASH = "the program crashes"
-MAX_CRASHES = 12
+MAX_CRASHES = 4
 
 
 def _sentencepiece(folder: Path) -> Encode:
