@@ -37,8 +37,8 @@ class TokenizerCountConfig(Config):
     source: Path = setting(help="tokenizer or checkpoint folder", argument=True)
     text: tuple[Path, ...] = setting(help="text file, - for standard input; repeat for more")
     out: Path = setting(help="counts file to write")
-    by: Literal["file", "work"] = setting(
-        "file", "counts of their own for each text file, or each work in it (at most 256)"
+    by: Literal["file", "work", "all"] = setting(
+        "file", "counts for each text file, for each work in it (at most 128), or for all text"
     )
     text_format: Literal["auto", "txt", "jsonl"] = setting("auto", _TEXT_FORMAT)
     processes: int = setting(0, "tokenizer processes; 0 means one per core", minimum=0)

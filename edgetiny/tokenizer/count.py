@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from edgetiny.config.tokenizer import TokenizerCountConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.errors import DataError
@@ -15,12 +13,13 @@ from edgetiny.files import refuse_existing
 from edgetiny.text import STDIN, Document, StdinFormat, read_documents, total_bytes, work_of
 from edgetiny.tokenizer.counts import GroupCounts, Occurrences, TokenCounts, write_counts
 from edgetiny.tokenizer.merge_counts import CountsResult
+from edgetiny.tokenizer.occurrences import occurrences_in
 from edgetiny.tokenizer.parallel import batches, map_in_order, process_count
 from edgetiny.tokenizer.spread import Spread
 from edgetiny.tokenizer.tokenizer import Tokenizer
 
-# Each group holds a number per piece: 256 of them at 100,000 pieces are 200 MB.
-_MOST_GROUPS = 256
+# Each group holds some numbers per piece: 128 of them at 100,000 pieces are 400 MB.
+_MOST_GROUPS = 128
 # Of a long text, what one process takes at a time. Less than reading's own: memory is bounded by
 # this times the batches on their way.
 _PART_CHARACTERS = 1 << 20
@@ -28,6 +27,7 @@ _UNKNOWN_SIZE = 1 << 62
 # Smaller works are taken together, a batch at a time, so that each costs nothing of its own.
 _SMALL_WORK_CHARACTERS = 1 << 15
 
+By = Literal["file", "work", "all"]
 Watch = Callable[[Document], None]
 
 
@@ -53,13 +53,13 @@ def count_tokens(
     *,
     processes: int = 1,
     reporter: Reporter = QUIET,
-    by: Literal["file", "work"] = "file",
+    by: By = "file",
     stdin: StdinFormat | None = None,
     watch: Watch | None = None,
 ) -> TokenCounts:
     """Count the tokens of text files in one pass, in memory that does not grow with the text.
 
-    processes: 0 means one a core. by: what is a group, a file (by its stem) or a work in it.
+    processes: 0 means one a core. by: what is a group: a file (by its stem), a work in it, or all.
     stdin: how to read `-`; refused if None. watch: sees every document as it passes.
     """
     size_bytes = total_bytes(text, stdin=stdin)
@@ -102,10 +102,12 @@ class _Part:
     occurrences: Occurrences
 
 
-def _item(document: Document, by: Literal["file", "work"], watch: Watch | None) -> _Item:
+def _item(document: Document, by: By, watch: Watch | None) -> _Item:
     if watch is not None:
         watch(document)
     work = None if document.source is None else work_of(document.source)
+    if by == "all":
+        return _Item("all", work, document.text)
     if by == "file" or work is None:
         return _Item(document.group, work, document.text)
     return _Item(f"{document.group}/{work}", work, document.text)
@@ -124,13 +126,9 @@ def _count(tokenizer: Tokenizer, items: list[_Item]) -> list[_Part]:
 
 
 def _count_work(tokenizer: Tokenizer, group: str, work: str | None, texts: list[str]) -> _Part:
-    tokens: list[int] = []
-    for text in texts:
-        tokens += tokenizer.encode(text)
-    by_id = np.bincount(np.array(tokens, dtype=np.int64), minlength=tokenizer.vocab_size)
-    ids = np.nonzero(by_id)[0]
+    ids, occurrences = occurrences_in(tokenizer, texts)
     n_bytes = sum(len(text.encode("utf-8")) for text in texts)
-    return _Part(group, work, len(texts), n_bytes, ids, by_id[ids])
+    return _Part(group, work, len(texts), n_bytes, ids, occurrences)
 
 
 class _Groups:
@@ -146,9 +144,11 @@ class _Groups:
         if part.group not in self._counts:
             if len(self._counts) == _MOST_GROUPS:
                 raise DataError(
-                    f"the text has more than {_MOST_GROUPS} groups; count with --by file, or in"
-                    " parts"
+                    f"more than {_MOST_GROUPS} groups of text; count with --by file or --by all"
                 )
+            # What was open is complete: a file, or a work, has ended. Open works take memory.
+            for spread in self._spreads.values():
+                spread.total()
             self._counts[part.group] = GroupCounts.none(self._tokenizer.vocab_size)
             self._spreads[part.group] = Spread(self._vocabulary)
         held = self._counts[part.group]
