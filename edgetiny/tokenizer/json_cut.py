@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 from edgetiny.tokenizer.json_file import JsonFile
@@ -12,8 +12,10 @@ Form: TypeAlias = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 _FORMS: tuple[Form, ...] = ("NFC", "NFD", "NFKC", "NFKD")
 _SPLITTERS = ("ByteLevel", "Split", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit")
+_CLASS = r"\[(?:\\.|[^\]\\])+\]"
+_REGEX_PART = re.compile(rf"{_CLASS}|\\.|\(\?<[=!]|\^")
 # Looking behind, or for the start of a line or word: then a word depends on the text before it.
-_LOOKS_BACK = re.compile(r"\(\?<[=!]|\\[bBAGKyY]|(?<!\[)\^")
+_LOOKS_BACK = ("(?<=", "(?<!", "^", r"\b", r"\B", r"\A", r"\G", r"\K", r"\y", r"\Y")
 # The last words of a window may go on behind it, and a splitter may look a little further.
 _MARGIN_CHARACTERS = 1 << 10
 
@@ -37,23 +39,22 @@ def cuts_between_pieces(file: JsonFile) -> bool:
     return not file.is_byte_level and marks and (not file.has_prefix or SPACE in file.vocab)
 
 
-def last_word_start(
+def last_word_starts(
     window: str,
     word_ids: Sequence[int | None],
     offsets: Sequence[tuple[int, int]],
     file: JsonFile,
-) -> tuple[int, int] | None:
-    """Return the tokens and the characters before the last word at which a cut changes nothing.
+) -> Iterator[tuple[int, int]]:
+    """Yield the tokens and the characters before each word at which the text can be cut.
 
-    word_ids, offsets: of the tokens of the window. None if there is no such word.
+    The last word comes first. word_ids, offsets: of the tokens of the window.
     """
     for token in range(len(word_ids) - 1, 0, -1):
         place = offsets[token][0]
         if word_ids[token] == word_ids[token - 1] or place > len(window) - _MARGIN_CHARACTERS:
             continue
         if place > 0 and _is_word_start(window[place - 1], window[place], file):
-            return token, place
-    return None
+            yield token, place
 
 
 def _is_word_start(left: str, right: str, file: JsonFile) -> bool:
@@ -71,8 +72,9 @@ def _is_word_start(left: str, right: str, file: JsonFile) -> bool:
 
 
 def _is_forward(step: dict[str, Any]) -> bool:
-    pattern = step.get("pattern") or {}
-    return step["type"] in _SPLITTERS and not _LOOKS_BACK.search(pattern.get("Regex", ""))
+    pattern = (step.get("pattern") or {}).get("Regex", "")
+    parts = _REGEX_PART.findall(pattern)
+    return step["type"] in _SPLITTERS and not any(part in _LOOKS_BACK for part in parts)
 
 
 def _is_mark(step: dict[str, Any]) -> bool:

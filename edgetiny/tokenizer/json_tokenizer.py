@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import tokenizers
@@ -11,12 +12,14 @@ from edgetiny.errors import DataError
 from edgetiny.tokenizer.byte_level import piece_bytes
 from edgetiny.tokenizer.companions import role_tokens
 from edgetiny.tokenizer.cut import CHUNK_CHARACTERS, chunks, neighbours
-from edgetiny.tokenizer.json_cut import cuts_between_pieces, cuts_between_words, last_word_start
+from edgetiny.tokenizer.json_cut import cuts_between_pieces, cuts_between_words, last_word_starts
 from edgetiny.tokenizer.json_file import JsonFile, read_tokenizer_json
 from edgetiny.tokenizer.json_vocabulary import json_vocabulary
 from edgetiny.tokenizer.model_file import SPACE
 from edgetiny.tokenizer.tokenizer import Tokenizer, require_unicode
 from edgetiny.tokenizer.vocabulary import Vocabulary
+
+_MOST_TRIES = 16
 
 
 class JsonTokenizer(Tokenizer):
@@ -95,14 +98,23 @@ class JsonTokenizer(Tokenizer):
         start = 0
         while len(text) - start > CHUNK_CHARACTERS:
             window = text[start : start + CHUNK_CHARACTERS]
-            encoding = self._encoding(window)
-            found = last_word_start(window, encoding.word_ids, encoding.offsets, self.file)
-            if found is None:
+            window_ids, n_characters = self._up_to_a_word(window)
+            if not n_characters:
                 break
-            n_ids, n_characters = found
-            ids += encoding.ids[:n_ids]
+            ids += window_ids
             start += n_characters
         return ids + self._encode_whole(text[start:])
+
+    def _up_to_a_word(self, window: str) -> tuple[list[int], int]:
+        """Return the ids of a part of the window, and its length; 0 if it cannot be cut."""
+        encoding = self._encoding(window)
+        ids: list[int] = encoding.ids
+        places = last_word_starts(window, encoding.word_ids, encoding.offsets, self.file)
+        for n_ids, n_characters in islice(places, _MOST_TRIES):
+            # Several splitters may follow each other: the rest must come out as it did.
+            if self._encode_whole(window[n_characters:]) == ids[n_ids:]:
+                return ids[:n_ids], n_characters
+        return [], 0
 
     def _encode_by_pieces(self, text: str) -> list[int]:
         """Encode parts between which no piece spans; later ones lose the prefix again."""

@@ -1,5 +1,6 @@
 """Where the files of a tokenizer stand in a folder, and copying them."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -27,8 +28,9 @@ _OTHER_KINDS = {
 def find_model_file(path: Path) -> Path:
     """Return the file that decides the ids: `path` itself, or the one in the folder `path`.
 
-    In a folder that is `tokenizer.model` (SentencePiece), else `tokenizer.json`. Raises DataError
-    that says what stands there instead.
+    In a folder that is `tokenizer.model` (SentencePiece), else `tokenizer.json`. LLaMA 3's
+    `tokenizer.model` is no SentencePiece model but the ranks of the same tokenizer, so the other is
+    taken. Raises DataError that says what stands there instead.
     """
     if not path.exists():
         raise DataError(
@@ -36,9 +38,11 @@ def find_model_file(path: Path) -> Path:
         )
     if path.is_file():
         return path
-    for name in (MODEL_FILE, JSON_FILE):
-        if (path / name).is_file():
-            return path / name
+    found = [path / name for name in (MODEL_FILE, JSON_FILE) if (path / name).is_file()]
+    if len(found) > 1 and _is_rank_file(found[0]):
+        return found[1]
+    if found:
+        return found[0]
     for name, kind in _OTHER_KINDS.items():
         if (path / name).is_file():
             raise DataError(f"{path} holds {kind}; {_SUPPORTED}")
@@ -48,6 +52,12 @@ def find_model_file(path: Path) -> Path:
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder holds a tokenizer that can be opened."""
     return any((folder / name).is_file() for name in (MODEL_FILE, JSON_FILE))
+
+
+def _is_rank_file(model_file: Path) -> bool:
+    """Whether a file lists pieces in base 64 with their ranks, as tiktoken has it."""
+    with model_file.open("rb") as stream:
+        return re.match(rb"[A-Za-z0-9+/]+=* \d+\n", stream.read(512)) is not None
 
 
 def is_json(model_file: Path) -> bool:

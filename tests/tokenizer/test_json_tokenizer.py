@@ -19,6 +19,12 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+DEEPSEEK = (
+    r"\p{N}{1,3}",
+    r"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
 QWEN2 = LLAMA3.replace("{1,3}", "")
 
 Change = Callable[[dict[str, Any]], object]
@@ -42,13 +48,13 @@ def mistral_file(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
-def _split(pattern: str) -> dict[str, Any]:
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+def _split(*patterns: str) -> dict[str, Any]:
+    splits = [
+        {"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False}
+        for p in patterns
+    ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
-    return {
-        "type": "Sequence",
-        "pretokenizers": [split | {"invert": False}, byte_level | {"trim_offsets": True}],
-    }
+    return {"type": "Sequence", "pretokenizers": [*splits, byte_level | {"trim_offsets": True}]}
 
 
 def _changed(source: Path, out: Path, change: Change) -> Path:
@@ -124,7 +130,9 @@ def test_roles_come_from_the_files_beside(neox_file: Path, tmp_path: Path) -> No
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (0, 1, None)
 
 
-@pytest.mark.parametrize("name", ["neox", "gpt2", "llama3", "qwen2", "mistral", "metaspace"])
+@pytest.mark.parametrize(
+    "name", ["neox", "gpt2", "llama3", "qwen2", "deepseek", "mistral", "metaspace"]
+)
 def test_cutting_a_long_text_changes_no_id(
     neox_file: Path,
     mistral_file: Path,
@@ -140,6 +148,7 @@ def test_cutting_a_long_text_changes_no_id(
         "gpt2": lambda payload: payload.update(pre_tokenizer=_split(GPT2), normalizer=None),
         "llama3": lambda payload: payload.update(pre_tokenizer=_split(LLAMA3), normalizer=None),
         "qwen2": lambda payload: payload.update(pre_tokenizer=_split(QWEN2)),
+        "deepseek": lambda payload: payload.update(pre_tokenizer=_split(*DEEPSEEK)),
         "mistral": lambda payload: None,
         "metaspace": lambda payload: payload.update(
             normalizer=None, pre_tokenizer=metaspace | {"split": False}
@@ -171,11 +180,12 @@ def test_cutting_a_long_text_changes_no_id(
 
 
 def test_a_text_that_looks_back_is_not_cut(neox_file: Path, tmp_path: Path) -> None:
-    for pattern in (r"(?<=a)b|\s+", r"\bx|\s+", r"^a|\s+"):
+    back = (r"(?<=a)b|\s+", r"\bx|\s+", r"^a|\s+", r"\[^]x|\s+")
+    for pattern in (*back, r"[^a]\^|[\]^_]|\\b|\[|(?!a)(?:a)|\s+"):
         change: Change = lambda payload, p=pattern: payload.update(pre_tokenizer=_split(p))  # noqa: E731
         tokenizer = Tokenizer.open(_changed(neox_file, tmp_path / "a.json", change))
         assert isinstance(tokenizer, JsonTokenizer)
-        assert not json_cut.cuts_between_words(tokenizer.file)
+        assert json_cut.cuts_between_words(tokenizer.file) == (pattern not in back)
 
 
 def test_half_a_surrogate_pair_is_one_clear_error(neox: Tokenizer) -> None:

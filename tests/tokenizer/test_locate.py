@@ -24,6 +24,14 @@ def test_a_sentencepiece_model_goes_before_a_tokenizer_json(tmp_path: Path) -> N
     assert not has_tokenizer(tmp_path)
 
 
+def test_ranks_beside_a_tokenizer_json_are_no_model(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "llama3", "tokenizer.model", "tokenizer.json")
+    (folder / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
+    assert find_model_file(folder).name == "tokenizer.json"
+    (folder / "tokenizer.json").unlink()
+    assert find_model_file(folder).name == "tokenizer.model"
+
+
 def test_what_is_missing_or_of_another_kind_is_named(tmp_path: Path) -> None:
     for name, message in (("vocab.json", "a BPE vocab.json without"), ("vocab.txt", "WordPiece")):
         with pytest.raises(DataError, match=message):
