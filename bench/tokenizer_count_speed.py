@@ -2,11 +2,11 @@
 
     python bench/tokenizer_count_speed.py --tokenizer M.model --text en.jsonl.xz --text zh.jsonl.xz
 
-A is sentencepiece alone: every document is in memory as a string, each process encodes its share and
-throws the ids away, and only encoding is timed. B is edgetiny's counting, all of it: decompressing
-and parsing the files, starting the processes, encoding, adding up. A and B take turns, with one
-process and with two; the last lines give medians and their ratio. Then the command itself runs once
-in a process of its own, and the resident memory of it and its children is sampled.
+A is sentencepiece alone: every document is in memory as a string, each process encodes its share
+and throws the ids away, and only encoding is timed. B is edgetiny's counting, all of it:
+decompressing and parsing the files, starting the processes, encoding, adding up. A and B take
+turns, with one process and with two; the last lines give medians and their ratio. Then the command
+itself runs once in a process of its own, and the resident memory of it and its children is sampled.
 """
 
 import argparse

@@ -100,7 +100,17 @@ def test_groups_that_do_not_divide(command, refused, tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize("content", [b"", b"good\nbad \xff\xfe\n"], ids=["empty", "invalid UTF-8"])
-@pytest.mark.parametrize("command", ["tokenizer train", "data build", "eval"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "tokenizer train",
+        "tokenizer count",
+        "tokenizer report",
+        "tokenizer compress",
+        "data build",
+        "eval",
+    ],
+)
 def test_text_that_is_none(
     command, content, refused, tmp_path, tmp_path_factory, checkpoint, tiny_tokenizer
 ):
@@ -108,11 +118,127 @@ def test_text_that_is_none(
     text.write_bytes(content)
     arguments = {
         "tokenizer train": ["--vocab-size", 400, "--out", tmp_path / "out"],
+        "tokenizer count": [tiny_tokenizer, "--out", tmp_path / "out.json"],
+        "tokenizer report": [tiny_tokenizer, "--out", tmp_path / "out.html"],
+        "tokenizer compress": [checkpoint, "--vocab-size", 400, "--out", tmp_path / "out"],
         "data build": ["--tokenizer", tiny_tokenizer, "--out", tmp_path / "out"],
         "eval": [checkpoint],
     }
     line = refused(*command.split(), "--text", text, *arguments[command])
     assert ("UTF-8" in line) if content else ("text" in line)
+
+
+@pytest.fixture
+def counts(tmp_path_factory, tiny_text, tiny_tokenizer):
+    out = tmp_path_factory.mktemp("counts") / "counts.json"
+    words = ["tokenizer", "count", tiny_tokenizer, "--text", tiny_text, "--out", out, "--quiet"]
+    assert main([str(word) for word in words]) == 0
+    return out
+
+
+@pytest.fixture
+def other_tokenizer(tmp_path_factory, tiny_text):
+    out = tmp_path_factory.mktemp("other") / "tokenizer"
+    words = ["tokenizer", "train", "--text", tiny_text, "--vocab-size", 600, "--out", out]
+    assert main([*(str(word) for word in words), "--quiet"]) == 0
+    return out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--vocab-size", 200], "choose from 259 to 511"),
+        (["--vocab-size", 512], "choose from 259 to 511"),
+        (["--vocab-size", 48_000], "choose from 259 to 511"),
+        (["--coverage", 1.0], "--coverage 1.0 cannot be reached with 448 pieces"),
+        (["--coverage", 1.5], "--coverage must be at most 1"),
+        ([], "give one of --vocab-size, --coverage and --auto"),
+        (["--vocab-size", 400, "--auto"], "give one of --vocab-size, --coverage and --auto"),
+        (["--vocab-size", 400, "--max-growth", 0.1], "give it with --auto"),
+        (["--vocab-size", 400, "--text", "-"], "tokenizer count --text - --out counts.json"),
+        (["--coverage", 0.9, "--retrain"], "--retrain learns --vocab-size pieces"),
+        (["--vocab-size", 400, "--keep", "none.txt"], "none.txt cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("source", ["tokenizer", "checkpoint"])
+def test_a_vocabulary_that_cannot_be(
+    flags, message, source, refused, tmp_path, checkpoint, tiny_tokenizer, tiny_text
+):
+    given = {"tokenizer": tiny_tokenizer, "checkpoint": checkpoint}[source]
+    words = ["tokenizer", "compress", given, "--text", tiny_text, "--out", tmp_path / "out"]
+    assert message in refused(*words, *flags)
+
+
+def test_auto_without_a_size_to_recommend(refused, tmp_path, checkpoint, tiny_text):
+    words = ["tokenizer", "compress", checkpoint, "--text", tiny_text, "--out", tmp_path / "out"]
+    assert "--auto finds no size to recommend: no size holds" in refused(*words, "--auto")
+
+
+def test_counts_of_another_tokenizer(
+    refused, tmp_path, tmp_path_factory, counts, other_tokenizer, tiny_text
+):
+    out = ["--out", tmp_path / "out"]
+    line = refused(
+        "tokenizer", "compress", other_tokenizer, "--counts", counts, "--vocab-size", 400, *out
+    )
+    assert "counts the tokens of another tokenizer" in line
+    others = tmp_path_factory.mktemp("counts") / "others.json"
+    words = ["tokenizer", "count", other_tokenizer, "--text", tiny_text, "--out", others]
+    assert main([*(str(word) for word in words), "--quiet"]) == 0
+    line = refused("tokenizer", "merge-counts", counts, others, *out)
+    assert "are counts of different tokenizers" in line
+    line = refused("tokenizer", "merge-counts", counts, counts, *out)
+    assert "named twice" in line
+
+
+def test_counts_that_are_none(refused, tmp_path, tmp_path_factory, counts, tiny_tokenizer):
+    out = ["--out", tmp_path / "out"]
+    assert "does not exist" in refused("tokenizer", "merge-counts", counts, "none.json", *out)
+    bad = tmp_path_factory.mktemp("bad") / "counts.json"
+    for content, message in [
+        ("{", "not valid JSON"),
+        ("{}", "schema_version"),
+        ('{"schema_version": 2}', "follows schema version 2"),
+        ('{"schema_version": 1}', "is no counts file"),
+        (counts.read_text()[:-200], "not valid JSON"),
+    ]:
+        bad.write_text(content)
+        line = refused(
+            "tokenizer", "compress", tiny_tokenizer, "--counts", bad, "--vocab-size", 400, *out
+        )
+        assert message in line
+
+
+@pytest.mark.parametrize("command", ["count", "compress", "report"])
+@pytest.mark.parametrize("kind", ["truncated model", "truncated json", "word piece", "nothing"])
+def test_a_tokenizer_that_is_none(
+    command, kind, refused, tmp_path, tmp_path_factory, tiny_tokenizer, tiny_text
+):
+    folder = tmp_path_factory.mktemp("bad")
+    if kind == "truncated model":
+        content = (tiny_tokenizer / "tokenizer.model").read_bytes()
+        (folder / "tokenizer.model").write_bytes(content[: len(content) // 2])
+    elif kind == "truncated json":
+        content = (tiny_tokenizer / "tokenizer.json").read_bytes()
+        (folder / "tokenizer.json").write_bytes(content[: len(content) // 2])
+    elif kind == "word piece":
+        (folder / "tokenizer.json").write_text('{"model": {"type": "WordPiece", "vocab": {}}}')
+    flags = {"compress": ["--vocab-size", 400]}.get(command, [])
+    words = ["tokenizer", command, folder, "--text", tiny_text, "--out", tmp_path / "out"]
+    line = refused(*words, *flags)
+    assert {
+        "truncated model": "damaged",
+        "truncated json": "damaged or truncated",
+        "word piece": "is a WordPiece tokenizer.json; supported is BPE",
+        "nothing": "holds no tokenizer",
+    }[kind] in line
+
+
+def test_two_speeds_and_a_format_for_nothing(refused, tmp_path, tiny_tokenizer, tiny_text):
+    words = ["tokenizer", "report", tiny_tokenizer, "--text", tiny_text]
+    assert "give one" in refused(*words, "--tok-s", 1, "--result", "result.json")
+    assert "which is not given" in refused(*words, "--overwrite")
+    assert "for standard input" in refused(*words, "--text-format", "jsonl")
 
 
 @pytest.fixture(
