@@ -39,12 +39,13 @@ def kinds(
     for kind, name in names.items():
         (out / kind).mkdir()
         shutil.copy(source / name, out / kind / f"tokenizer{Path(name).suffix}")
-    (out / "json_bytes").mkdir()
     (out / "normalizing").mkdir()
     lines = [text[:2_000] for text in real_text["en"] + real_text["zh"]]
     train_model(out / "normalizing" / "tokenizer.model", lines)
-    payload = tokenizer_json(Tokenizer.open(out / "sp_bytes").proto)
-    (out / "json_bytes" / "tokenizer.json").write_text(json.dumps(payload))
+    for kind, of in (("json_bytes", "sp_bytes"), ("json_plain", "normalizing")):
+        (out / kind).mkdir()
+        payload = tokenizer_json(Tokenizer.open(out / of).proto)
+        (out / kind / "tokenizer.json").write_text(json.dumps(payload))
     return {path.name: path for path in out.iterdir()}
 
 
@@ -90,7 +91,9 @@ SIZES = {
     "user_defined": (2_000, 30_000),
     "unigram": (400, 800),
     "normalizing": (4_500, 5_500),
+    "json_plain": (4_500, 5_500),
 }
+WITH_UNKNOWN = ("unigram", "normalizing", "json_plain")
 LARGE = ("sp_bytes", "json_bytes", "user_defined")
 KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind in LARGE else ()) for kind in SIZES]
 
@@ -147,8 +150,11 @@ def test_any_text_comes_back_as_from_the_original(
     compact(source, SIZES[kind][0], real_text["en"][:3], tmp_path / "out")
     small = Tokenizer.open(tmp_path / "out")
     for text in random_texts:
-        back = small.decode(small.encode(text))
-        assert back == source.decode(source.encode(text))
+        ids, before = small.encode(text), source.encode(text)
+        back = small.decode(ids)
+        assert back == source.decode(before)
+        if kind in WITH_UNKNOWN:
+            assert ids.count(0) == before.count(0)
         if kind == "user_defined":
             assert back == text
 
