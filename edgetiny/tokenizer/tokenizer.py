@@ -51,6 +51,11 @@ class Tokenizer(ABC):
 
         return SentencePieceTokenizer(model_file, content)
 
+    @property
+    def text_size(self) -> int:
+        """The largest id that a text is split into + 1: special tokens may lie beyond."""
+        return next((i + 1 for i in range(self.vocab_size)[::-1] if self.token_bytes(i)), 0)
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without BOS and EOS.
