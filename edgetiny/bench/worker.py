@@ -103,8 +103,10 @@ def _open(subject: Mapping[str, Any], protocol: Protocol, threads: int) -> Runti
         model = random_model(ModelConfig.from_hf(subject["config"]), DTYPES[subject["precision"]])
         path = Path(subject["name"])
         return EagerRuntime(model, path, context=protocol.context, threads=threads)
-    dtype = DTYPES[subject["precision"]] if subject["kind"] == "checkpoint" else None
-    return open_runtime(subject["path"], context=protocol.context, dtype=dtype, threads=threads)
+    precision = subject["precision"] if subject["kind"] == "checkpoint" else None
+    return open_runtime(
+        subject["path"], context=protocol.context, precision=precision, threads=threads
+    )
 
 
 def _import_engine(subject: Mapping[str, Any]) -> None:

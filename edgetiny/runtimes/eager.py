@@ -11,12 +11,14 @@ from edgetiny.checkpoint import Checkpoint
 from edgetiny.errors import ConfigError
 from edgetiny.measure import cores
 from edgetiny.model import KVCache, Transformer, load_model
+from edgetiny.runtimes.precision import precision_of
 from edgetiny.runtimes.protocol import (
     Capabilities,
     Engine,
     Floats,
     Ids,
     check_prompt,
+    check_single,
     check_step,
     in_row_groups,
 )
@@ -46,7 +48,7 @@ class EagerRuntime:
         )
         weight = model.model.embed_tokens.weight
         self._dtype, self._device = weight.dtype, weight.device
-        dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self._dtype]
+        dtype = precision_of(self._dtype)
         self.engine = Engine(
             name="eager",
             version=torch.__version__,
@@ -77,16 +79,19 @@ class EagerRuntime:
         cache = self._new_cache(len(tokens))
         ids, counts = self._on_device(tokens), torch.from_numpy(lengths)
         x = self.model.hidden(ids, cache.append(ids, counts))  # (B, T, D)
-        last = x[torch.arange(len(x)), counts - 1]  # (B, D)
+        rows = torch.arange(len(x), device=self._device)
+        last = x[rows, self._on_device(lengths - 1)]  # (B, D)
         return _as_numpy(self.model.lm_head(last))
 
     @torch.inference_mode()
     def step(self, tokens: Ids) -> Floats:
-        held = self._cache.lengths.numpy() if self._cache is not None else np.zeros(0, np.int64)
-        check_step(tokens, held, self.config, self.capabilities.max_context)
-        assert self._cache is not None
-        ids = self._on_device(tokens)
-        return _as_numpy(self.model(ids, self._cache.append(ids)))
+        return _as_numpy(self._step(tokens))
+
+    @torch.inference_mode()
+    def greedy_step(self, tokens: Ids) -> Ids:
+        check_single(tokens)
+        likeliest: Ids = self._step(tokens).argmax(dim=-1).cpu().numpy()  # (B, 1)
+        return likeliest
 
     def score(self, tokens: Ids, lengths: Ids) -> Floats:
         check_prompt(tokens, lengths, self.config, self.capabilities.max_context)
@@ -109,6 +114,15 @@ class EagerRuntime:
 
     def reset(self) -> None:
         self._cache = None
+
+    def _step(self, tokens: Ids) -> Tensor:
+        """Append tokens (B, K); return the logits (B, K, V) where they were computed."""
+        held = self._cache.lengths.numpy() if self._cache is not None else np.zeros(0, np.int64)
+        check_step(tokens, held, self.config, self.capabilities.max_context)
+        assert self._cache is not None
+        ids = self._on_device(tokens)
+        logits: Tensor = self.model(ids, self._cache.append(ids))
+        return logits
 
     def _new_cache(self, batch: int) -> KVCache:
         """Return an empty cache for `batch` sequences; the memory of the last is used again."""

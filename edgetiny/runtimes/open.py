@@ -1,42 +1,145 @@
-"""From a folder to the engine that runs it."""
+"""From a folder, or a shape alone, to the engine that runs it."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
-import torch
+from torch import Tensor
 
 from edgetiny.artefact import is_artefact
-from edgetiny.checkpoint import Checkpoint
+from edgetiny.checkpoint import Checkpoint, ModelConfig
+from edgetiny.cost import Precision
 from edgetiny.errors import ConfigError
+from edgetiny.init import RandomTensors
+from edgetiny.model import build_model
 from edgetiny.runtimes.eager import EagerRuntime
+from edgetiny.runtimes.graph import GraphRuntime
+from edgetiny.runtimes.precision import DTYPES, check_device
 from edgetiny.runtimes.protocol import Runtime
+
+RuntimeName = Literal["eager", "graph", "onnx"]
+
+_RANDOM_STD = 0.02
 
 
 def open_runtime(
     path: Path | str,
     *,
+    runtime: RuntimeName | None = None,
     context: int | None = None,
-    dtype: torch.dtype | None = None,
+    precision: Precision | None = None,
     threads: int = 0,
     device: str = "cpu",
+    max_batch: int | None = None,
 ) -> Runtime:
     """Load an artefact (it has a `manifest.json`) into its engine, a checkpoint into torch.
 
-    context, dtype, device: of a checkpoint only: an artefact's were settled at its export.
-    dtype: of weights, cache and arithmetic; fp32 if None.
-    threads: CPU threads; 0 means one per core.
+    runtime: `eager` if None for a checkpoint; an artefact is always `onnx`.
+    precision, device, max_batch: of a checkpoint only: an artefact's were settled at its export.
+    precision: of weights, cache and arithmetic; fp32 if None. int8 is the graph runtime's.
+    threads: CPU threads; 0 means one per core. max_batch: as for `GraphRuntime`.
+    Raises ConfigError for a runtime that does not run such a folder or such weights, DeviceError
+    for a device that is not there.
     """
-    if not is_artefact(Path(path)):
-        return EagerRuntime.load(
-            Checkpoint.open(path),
-            context=context,
-            dtype=dtype or torch.float32,
-            threads=threads,
-            device=device,
+    if is_artefact(Path(path)):
+        return _open_artefact(Path(path), runtime, context, precision, threads, device)
+    if runtime == "onnx":
+        raise ConfigError(
+            f"{path} is a checkpoint: the onnx runtime runs artefacts; export it first, or give"
+            " --runtime eager or --runtime graph"
         )
-    if dtype is not None or device != "cpu":
+    checkpoint = Checkpoint.open(path)
+    return _over_tensors(
+        checkpoint.config,
+        checkpoint.state_dict(),
+        checkpoint.path,
+        runtime=runtime or "eager",
+        context=context,
+        precision=precision or "fp32",
+        threads=threads,
+        device=device,
+        max_batch=max_batch,
+    )
+
+
+def open_random(
+    config: ModelConfig,
+    *,
+    runtime: Literal["eager", "graph"] = "eager",
+    precision: Precision = "fp32",
+    device: str = "cpu",
+    context: int | None = None,
+    max_batch: int | None = None,
+    threads: int = 0,
+    name: str = "random",
+) -> Runtime:
+    """Return an engine over random weights (normal, deviation 0.02) of a shape.
+
+    The same weights for every runtime, drawn one tensor at a time. name: what stands for its path.
+    Raises as `open_runtime` does.
+    """
+    return _over_tensors(
+        config,
+        RandomTensors(config, std=_RANDOM_STD, seed=0),
+        Path(name),
+        runtime=runtime,
+        context=context,
+        precision=precision,
+        threads=threads,
+        device=device,
+        max_batch=max_batch,
+    )
+
+
+def _over_tensors(
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    *,
+    runtime: RuntimeName,
+    context: int | None,
+    precision: Precision,
+    threads: int,
+    device: str,
+    max_batch: int | None,
+) -> Runtime:
+    check_device(device, precision)
+    if runtime == "graph":
+        return GraphRuntime(
+            config,
+            tensors,
+            path,
+            precision=precision,
+            device=device,
+            context=context,
+            max_batch=max_batch,
+            threads=threads,
+        )
+    if precision == "int8":
+        raise ConfigError(
+            "the eager runtime has no int8 weights; give --runtime graph, or another --precision"
+        )
+    model = build_model(config, tensors, DTYPES[precision], device)
+    return EagerRuntime(model, path, context=context, threads=threads)
+
+
+def _open_artefact(
+    path: Path,
+    runtime: RuntimeName | None,
+    context: int | None,
+    precision: Precision | None,
+    threads: int,
+    device: str,
+) -> Runtime:
+    if runtime not in (None, "onnx"):
+        raise ConfigError(
+            f"{path} is an artefact: it runs in the onnx runtime; --runtime {runtime} takes the"
+            " checkpoint that it was exported from"
+        )
+    if precision is not None or device != "cpu":
         raise ConfigError(
             f"{path} is an artefact: its precision was settled at export, and it runs on the CPU"
         )
     from edgetiny.runtimes.ort import OrtRuntime
 
-    return OrtRuntime.load(Path(path), context=context, threads=threads)
+    return OrtRuntime.load(path, context=context, threads=threads)

@@ -20,6 +20,7 @@ from edgetiny.runtimes.protocol import (
     Floats,
     Ids,
     check_prompt,
+    check_single,
     check_step,
     in_row_groups,
     log_probabilities,
@@ -121,6 +122,11 @@ class OrtRuntime:
             )
         self._lengths = ends
         return logits
+
+    def greedy_step(self, tokens: Ids) -> Ids:
+        check_single(tokens)
+        likeliest: Ids = self.step(tokens)[:, 0].argmax(axis=-1)[:, None]  # (B, 1)
+        return likeliest
 
     def score(self, tokens: Ids, lengths: Ids) -> Floats:
         check_prompt(tokens, lengths, self.config, self.capabilities.max_context)

@@ -69,6 +69,12 @@ class Runtime(Protocol):
     def step(self, tokens: Ids) -> Floats:
         """Append K tokens (B, K) to every sequence; return the logits (B, K, V) after each."""
 
+    def greedy_step(self, tokens: Ids) -> Ids:
+        """Append one token (B, 1) to every sequence; return the likeliest next ones (B, 1).
+
+        Logits stay where they are computed: of a GPU only the ids come back.
+        """
+
     def score(self, tokens: Ids, lengths: Ids) -> Floats:
         """Return the natural log-probability of each token but the first: (B, T - 1).
 
@@ -107,6 +113,12 @@ def check_step(tokens: Ids, held: Ids, config: ModelConfig, max_context: int) ->
             f" {tokens.shape[1]} more were asked for"
         )
     check_ids(tokens, config)
+
+
+def check_single(tokens: Ids) -> None:
+    """Raise ConfigError unless there is one new token per sequence."""
+    if tokens.shape[1:] != (1,):
+        raise ConfigError(f"a greedy step takes one token a sequence, (B, 1), not {tokens.shape}")
 
 
 def check_ids(tokens: Ids, config: ModelConfig) -> None:

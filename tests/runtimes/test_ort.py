@@ -3,7 +3,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from edgetiny.errors import ArtefactError, ConfigError
 from edgetiny.files import sha256_file
@@ -115,7 +114,7 @@ def test_settings_that_export_decided_are_refused(folder):
     with pytest.raises(ConfigError, match="context of 128 tokens, not 129"):
         open_runtime(folder, context=129)
     with pytest.raises(ConfigError, match="settled at export"):
-        open_runtime(folder, dtype=torch.float32)
+        open_runtime(folder, precision="fp32")
 
 
 def test_damaged_artefacts_are_refused(copy):

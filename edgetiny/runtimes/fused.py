@@ -1,0 +1,245 @@
+"""The decoder in few kernels: joined projections, a static cache, no shape that depends on data.
+
+The same sums as `edgetiny.model`, arranged so that one decode step launches as little as can be:
+query, key and value are one product, gate and up another, and the residual is added where the
+next norm reads it. The reference stays `Transformer`; tests hold this one to its logits.
+Axes: B sequences, T (or K) tokens, D hidden size, V vocabulary, H query heads, G key/value heads,
+C cache capacity.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgetiny.checkpoint import ModelConfig
+from edgetiny.model import rotary_frequencies, rotate
+from edgetiny.quantize import ZERO_POINT, quantize_int8
+
+
+class Place(Protocol):
+    """Where the tokens of one pass stand: their rotation, and what they attend to."""
+
+    cos: Tensor  # (B or 1, 1, T, head_dim)
+    sin: Tensor
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Store k, v (B, G, T, head_dim) in the cache, attend with q (B, H, T, head_dim).
+
+        q and k are not rotated yet. keys, values: (B, G, C, head_dim). Returns (B, H, T, head_dim).
+        """
+
+
+class Dense(nn.Module):
+    """x W^T + bias in the type of the weights."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class Int8(nn.Module):
+    """x W^T + bias with a byte per weight and one scale per row of W, widened as it is read.
+
+    Rows are rounded as `quantize_int8` does with blocks as long as a row.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        """weight: (N, K) of any floating type. dtype: of x and of the result."""
+        super().__init__()
+        rounded = quantize_int8(weight.float(), weight.shape[1])
+        signed = (rounded.data[:, 0].to(torch.int16) - ZERO_POINT).to(torch.int8)
+        self.register_buffer("weight", signed)  # (N, K)
+        self.register_buffer("scales", rounded.scales[:, 0].to(dtype))  # (N,)
+        self.register_buffer("bias", bias)
+
+    weight: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.linear(x, self.weight.to(x.dtype)) * self.scales
+        return out if self.bias is None else out + self.bias
+
+
+class Block(nn.Module):
+    """One layer. It takes and gives the residual stream as a sum not yet added up."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        qkv: nn.Module,
+        out: nn.Module,
+        gate_up: nn.Module,
+        down: nn.Module,
+        norms: tuple[Tensor, Tensor],
+    ) -> None:
+        super().__init__()
+        self.qkv, self.out, self.gate_up, self.down = qkv, out, gate_up, down
+        self.register_buffer("attention_norm", norms[0])
+        self.register_buffer("ffn_norm", norms[1])
+        self.heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        self.eps = config.rms_norm_eps
+
+    attention_norm: Tensor
+    ffn_norm: Tensor
+
+    def forward(
+        self, x: Tensor, delta: Tensor, keys: Tensor, values: Tensor, place: Place
+    ) -> tuple[Tensor, Tensor]:
+        """Return (x, delta), whose sum is the residual stream (B, T, D) after this layer."""
+        B, T, _ = x.shape
+        n_heads, n_kv_heads, head_dim = self.heads
+        x = x + delta
+        qkv = self.qkv(rms_norm(x, self.attention_norm, self.eps))
+        qkv = qkv.view(B, T, -1, head_dim).transpose(1, 2)  # (B, H + 2G, T, head_dim)
+        q, k, v = qkv.split((n_heads, n_kv_heads, n_kv_heads), dim=1)
+        attended = place.attend(q, k, v, keys, values)  # (B, H, T, head_dim)
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        gate, up = self.gate_up(rms_norm(x, self.ffn_norm, self.eps)).chunk(2, dim=-1)
+        return x, self.down(F.silu(gate) * up)
+
+
+class FusedDecoder(nn.Module):
+    """The whole model over a static cache; `forward` gives what the head reads, `head` logits."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        is_int8: bool = False,
+    ) -> None:
+        """Join and, if asked, round a checkpoint's tensors, each read once.
+
+        dtype: of activations, and of the weights unless `is_int8`.
+        """
+        super().__init__()
+        self.config = config
+        self._dtype, self._device, self._is_int8 = dtype, device, is_int8
+        self.embedding = self._matrix(tensors, "model.embed_tokens")
+        self.blocks = nn.ModuleList(
+            self._block(tensors, f"model.layers.{i}") for i in range(config.num_hidden_layers)
+        )
+        self.register_buffer("norm", self._placed(tensors["model.norm.weight"]))
+        self.lm_head = (
+            self.embedding if config.tie_word_embeddings else self._matrix(tensors, "lm_head")
+        )
+
+    norm: Tensor
+
+    def forward(
+        self, tokens: Tensor, keys: list[Tensor], values: list[Tensor], place: Place
+    ) -> Tensor:
+        """Return the hidden states (B, T, D) after the last norm; keys and values per layer."""
+        x = self.embed(tokens)
+        delta = torch.zeros_like(x)
+        for block, layer_keys, layer_values in zip(self.blocks, keys, values, strict=True):
+            x, delta = block(x, delta, layer_keys, layer_values, place)
+        return rms_norm(x + delta, self.norm, self.config.rms_norm_eps)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return the rows (B, T, D) of the embedding table."""
+        rows = F.embedding(tokens, self.embedding.weight)
+        if isinstance(self.embedding, Int8):
+            return rows.to(self._dtype) * F.embedding(tokens, self.embedding.scales[:, None])
+        return rows
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return logits (..., V) of hidden states (..., D)."""
+        logits: Tensor = self.lm_head(hidden)
+        return logits
+
+    def _block(self, tensors: Mapping[str, Tensor], layer: str) -> Block:
+        attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
+        return Block(
+            self.config,
+            self._matrix(tensors, *(f"{attention}.{name}_proj" for name in "qkv")),
+            self._matrix(tensors, f"{attention}.o_proj"),
+            self._matrix(tensors, f"{mlp}.gate_proj", f"{mlp}.up_proj"),
+            self._matrix(tensors, f"{mlp}.down_proj"),
+            (
+                self._placed(tensors[f"{layer}.input_layernorm.weight"]),
+                self._placed(tensors[f"{layer}.post_attention_layernorm.weight"]),
+            ),
+        )
+
+    def _matrix(self, tensors: Mapping[str, Tensor], *names: str) -> Dense | Int8:
+        """Return one product for several projections of the same input, one below the other."""
+        biases = [tensors[f"{name}.bias"] for name in names if f"{name}.bias" in tensors]
+        bias = self._placed(torch.cat(biases)) if biases else None
+        weight = torch.cat([tensors[f"{name}.weight"] for name in names])
+        if self._is_int8:
+            return Int8(weight, bias, self._dtype).to(self._device)
+        return Dense(self._placed(weight), bias)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        return tensor.to(device=self._device, dtype=self._dtype, copy=True)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Return x scaled to root mean square 1 in fp32, then by the weight in x's type."""
+    return F.rms_norm(x.float(), weight.shape, eps=eps).to(x.dtype) * weight
+
+
+def rotation_table(config: ModelConfig, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines (length, head_dim) of every position."""
+    angles = torch.arange(length)[:, None].float() * rotary_frequencies(config)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+class Prompt:
+    """New sequences from position 0: causal attention among the given tokens alone."""
+
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        """cos, sin: the rotation table (C, head_dim), cut to the T tokens of the prompt."""
+        self.cos, self.sin = cos[None, None], sin[None, None]  # (1, 1, T, head_dim)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        q, k = rotate(q, self.cos, self.sin), rotate(k, self.cos, self.sin)
+        keys[:, :, : k.shape[2]] = k
+        values[:, :, : v.shape[2]] = v
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
+        )
+
+
+class Continuation:
+    """Tokens after what the cache holds: attention over a fixed prefix of it, masked by position.
+
+    Shapes depend on batch, K and `end` only, never on how long the sequences are.
+    """
+
+    def __init__(self, positions: Tensor, end: int, cos: Tensor, sin: Tensor) -> None:
+        """positions: (B, K) on the device, all below `end`. cos, sin: the whole rotation table."""
+        self.cos = F.embedding(positions, cos)[:, None]  # (B, 1, K, head_dim)
+        self.sin = F.embedding(positions, sin)[:, None]
+        self.end = end
+        # One row of the cache has G heads: the position is the same in each of them.
+        self.slots = positions[:, None, :, None]  # (B, 1, K, 1)
+        seen = torch.arange(end, device=positions.device)
+        self.mask = (seen <= positions[:, :, None])[:, None]  # (B, 1, K, end)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        q, k = rotate(q, self.cos, self.sin), rotate(k, self.cos, self.sin)
+        slots = self.slots.expand(k.shape)
+        keys.scatter_(2, slots, k)
+        values.scatter_(2, slots, v)
+        return F.scaled_dot_product_attention(
+            q,
+            keys[:, :, : self.end],
+            values[:, :, : self.end],
+            attn_mask=self.mask,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
