@@ -74,6 +74,8 @@ class TokenizerReport:
             "recommended_vocab_size": "none" if found.size is None else found.size,
             "because": "; ".join(texts),
             "model": self.shape.name,
+            "tokens_counted": self.counts.total,
+            "now": {"vocab_size": len(self.trials.counts), **self._shares(self._source_rows)},
             "sources": self.source_rows(),
             "sizes": self.size_rows(),
             "groups": [row for trial in self.sizes for row in self.group_rows(trial)],
@@ -91,6 +93,7 @@ class TokenizerReport:
             "documents": self.counts.documents,
             "bytes": self.counts.bytes,
             "tokens": self.counts.total,
+            **self._shares(self._source_rows),
         }
 
     def source_rows(self) -> list[dict[str, Any]]:
@@ -104,17 +107,26 @@ class TokenizerReport:
         """Return a row for each size: coverage, growth, share of embedding and head."""
         rows = []
         for trial in self.sizes:
-            n_rows, growth = padded(trial.pieces), growth_of_all(trial.growth)
+            growth = growth_of_all(trial.growth)
             row = {
                 "vocab_size": trial.pieces,
                 "coverage": trial.coverage,
                 "token_growth": growth.share,
                 "worst_growth": trial.worst_growth,
-                "embedding_and_head_untied": self.shape.share(n_rows, tied=False),
-                "embedding_and_head_tied": self.shape.share(n_rows, tied=True),
             }
-            rows.append(row)
+            rows.append(row | self._shares(padded(trial.pieces)))
         return rows
+
+    @property
+    def _source_rows(self) -> int:
+        checkpoint = self.source.checkpoint
+        return len(self.trials.counts) if checkpoint is None else checkpoint.config.vocab_size
+
+    def _shares(self, n_rows: int) -> dict[str, float]:
+        return {
+            "embedding_and_head_untied": self.shape.share(n_rows, tied=False),
+            "embedding_and_head_tied": self.shape.share(n_rows, tied=True),
+        }
 
     def group_rows(self, trial: Trial) -> list[dict[str, Any]]:
         """Return a row per group of the sample at one size; bytes a second where known."""

@@ -29,7 +29,7 @@ def render(document: Mapping[str, Any]) -> str:
         "<h2>Coverage</h2>",
         _coverage(document["coverage_curve"]),
         "<h2>Embedding and head</h2>",
-        _shares(document["sizes"], document["model"]),
+        _shares([*document["sizes"], tokenizer], document["model"]),
         "<h2>What each size costs</h2>",
         "<p>Growth is measured: a sample of the text, spread over all of it, was tokenized again"
         " with each compact tokenizer. Coverage alone does not say how lost tokens are"
@@ -40,7 +40,7 @@ def render(document: Mapping[str, Any]) -> str:
         table(_in_percent(document["groups"])),
         "<h2>The text, with the tokenizer as it is</h2>",
         table(_in_percent(document["sources"])),
-        facts_table(tokenizer),
+        facts_table(_in_percent([tokenizer])[0]),
     ]
     return page("edgetiny tokenizer report", body)
 

@@ -1,6 +1,7 @@
 """New pieces for a `tokenizer.json`: BPE learnt from text, split and normalised as before."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,7 @@ def _learn(source: JsonTokenizer, lines: Sequence[str], size: int) -> dict[str, 
     tokenizer.model = models.BPE()
     is_byte_level = source.file.is_byte_level
     if not is_byte_level and not source.file.pre_tokenizers:
-        # Merges must not cross words: in the text to come they would be built from all of a line.
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(SPACE, "merged_with_next")
+        tokenizer.pre_tokenizer = _words(source)
     trainer = trainers.BpeTrainer(
         # Learnt pieces that are kept already leave room for others.
         vocab_size=size + len(source.file.added) + len(CHARACTER_OF_BYTE),
@@ -68,6 +68,21 @@ def _learn(source: JsonTokenizer, lines: Sequence[str], size: int) -> dict[str, 
     model = json.loads(tokenizer.to_str())["model"]
     ordered = sorted(model["vocab"].items(), key=lambda item: item[1])
     return {"vocab": dict(ordered), "merges": model["merges"]}
+
+
+def _words(source: JsonTokenizer) -> pre_tokenizers.PreTokenizer:
+    """Return how a text is split before merges are learnt, for a source that splits none.
+
+    Merges must not cross words, or whole lines would become pieces; nor digits, if the source
+    keeps each to itself.
+    """
+    words = pre_tokenizers.Split(SPACE, "merged_with_next")
+    bytes_and_specials = source.file.byte_ids.keys() | source.file.special_ids
+    learnt = (piece for piece, i in source.file.vocab.items() if i not in bytes_and_specials)
+    if any(re.search(r"\d\d", piece) for piece in learnt):
+        return words
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    return pre_tokenizers.Sequence([words, digits])
 
 
 def _parts(merge: str | list[str]) -> tuple[str, str, str]:

@@ -58,13 +58,13 @@ class Shape:
         ffn = intermediate_size or math.ceil(width * 8 / 3 / 256) * 256
         layer = 4 * width * width + 3 * width * ffn + 2 * width
         depth = num_hidden_layers
-        layers = "as many layers as make 0.96e9 parameters" if depth is None else f"{depth} layers"
+        layers = "layers to make 0.96e9 parameters" if depth is None else f"{depth} layers"
         return cls(
             hidden_size=width,
             tied=tied,
             body=None if depth is None else depth * layer + width,
             layer=layer,
-            name=f"a design of {layers} x {width}, FFN {ffn}",
+            name=f"a design of width {width}, FFN {ffn}, with {layers}",
         )
 
     def share(self, n_rows: int, *, tied: bool | None = None) -> float:

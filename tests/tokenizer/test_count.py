@@ -60,7 +60,9 @@ def test_works_are_groups_where_asked_for(tmp_path: Path, tiny_tokenizer: Path) 
     [(name, one)] = count_tokens(Tokenizer.open(tiny_tokenizer), [text], by="all").groups.items()
     assert (name, one.documents) == ("all", 3)
     many = _works(tmp_path / "many.jsonl", [f"work{number}" for number in range(257)])
-    with pytest.raises(DataError, match="more than 128 groups of text; count with --by file or --by all"):
+    with pytest.raises(
+        DataError, match="more than 128 groups of text; count with --by file or --by all"
+    ):
         count_tokens(Tokenizer.open(tiny_tokenizer), [many], by="work")
 
 

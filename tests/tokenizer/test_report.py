@@ -44,6 +44,7 @@ def test_the_report_agrees_with_compress(
         assert group["token_growth"] == row["token_growth"] == row["worst_growth"]
         assert group["bytes"] == compressed["bytes"]
     assert document["tokenizer"]["sha256"] == Tokenizer.open(tiny_tokenizer).sha256
+    assert document["tokenizer"]["embedding_and_head_untied"] > row["embedding_and_head_untied"]
     assert document["tokenizer"]["bytes"] == tiny_text.stat().st_size
 
 
@@ -82,7 +83,7 @@ def test_the_model_is_the_checkpoints_or_as_asked(
     assert row["embedding_and_head_untied"] == pytest.approx(2 * table / (2 * table + body))
     shape = ["--hidden-size", 64, "--intermediate-size", 128, "--num-hidden-layers", 2]
     document = _document(capsys, tiny_tokenizer, *text, *shape)
-    assert document["model"] == "a design of 2 layers x 64, FFN 128"
+    assert document["model"] == "a design of width 64, FFN 128, with 2 layers"
     with pytest.raises(ConfigError, match="is a checkpoint and has a shape"):
         flags = {"source": tiny_checkpoint.path, "text": (tiny_text,), "hidden_size": 64}
         run(TokenizerReportConfig.load(flags=flags))

@@ -28,4 +28,4 @@ def test_a_design_takes_what_is_given() -> None:
     shape = Shape.of_design(256, 512, 4, tied=True)
     body = 4 * (4 * 256 * 256 + 3 * 256 * 512 + 2 * 256) + 256
     assert shape.share(1000) == pytest.approx(256_000 / (256_000 + body))
-    assert "4 layers x 256, FFN 512" in shape.name
+    assert "width 256, FFN 512, with 4 layers" in shape.name
