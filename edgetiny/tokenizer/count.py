@@ -34,7 +34,7 @@ Watch = Callable[[Document], None]
 def run(config: TokenizerCountConfig, reporter: Reporter = QUIET) -> CountsResult:
     """Write the counts of text, by group. Raises DataError for text that cannot be read."""
     refuse_existing(config.out, overwrite=config.overwrite)
-    tokenizer = Tokenizer.open(config.source)
+    tokenizer = Tokenizer.open(_folder(config.source))
     counts = count_tokens(
         tokenizer,
         config.text,
@@ -45,6 +45,16 @@ def run(config: TokenizerCountConfig, reporter: Reporter = QUIET) -> CountsResul
     )
     write_counts(config.out, counts, tokenizer.sha256)
     return CountsResult(path=config.out, counts=counts)
+
+
+def _folder(source: Path) -> Path:
+    """Return where a tokenizer stands; a reference to the hub is looked up there."""
+    if not str(source).startswith("hf:"):
+        return source
+    # Brings torch, which counting needs not.
+    from edgetiny.checkpoint.hub import resolve
+
+    return resolve(str(source))
 
 
 def count_tokens(

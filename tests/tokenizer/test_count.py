@@ -1,5 +1,6 @@
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from edgetiny.cli import main
 from edgetiny.config.tokenizer import TokenizerCountConfig
-from edgetiny.errors import ConfigError, DataError
+from edgetiny.errors import CheckpointError, ConfigError, DataError
 from edgetiny.files import read_json
 from edgetiny.tokenizer import Tokenizer
 from edgetiny.tokenizer.count import count_tokens, run
@@ -80,6 +81,34 @@ def test_standard_input_counts_as_a_file_does(
     found = count_tokens(tokenizer, [Path("-")], stdin="auto").groups["stdin"]
     assert np.array_equal(found.by_id, expected.by_id)
     assert (found.documents, found.bytes) == (expected.documents, expected.bytes)
+
+
+def test_text_of_any_length_is_piped_in(
+    tmp_path: Path, tiny_tokenizer: Path, tiny_text: Path
+) -> None:
+    out, n_copies = tmp_path / "counts.json", 30
+    words = [sys.executable, "-m", "edgetiny", "tokenizer", "count", str(tiny_tokenizer)]
+    with subprocess.Popen(
+        [*words, "--text", "-", "--processes", "2", "--out", str(out), "--quiet"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ) as running:
+        assert running.stdin is not None
+        for _ in range(n_copies):
+            running.stdin.write(tiny_text.read_bytes() + b"\n")
+        running.stdin.close()
+        assert running.wait() == 0
+    once = count_tokens(Tokenizer.open(tiny_tokenizer), [tiny_text])
+    piped = read_counts(out).counts
+    assert piped.bytes == n_copies * (once.bytes + 1)
+    # Each copy ends in one line end more, and some tokens meet others at the seams.
+    assert abs(piped.total - n_copies * (once.total + 1)) <= 4 * n_copies
+
+
+def test_a_hub_reference_is_looked_up(tmp_path: Path, tiny_text: Path) -> None:
+    config = TokenizerCountConfig(source=Path("hf:nobody"), text=(tiny_text,), out=tmp_path / "o")
+    with pytest.raises(CheckpointError, match="not of the form hf:owner/name"):
+        run(config)
 
 
 def test_a_format_without_standard_input_is_an_error(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
+import io
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,14 @@ def test_an_existing_folder_is_kept_unless_given_up(tmp_path: Path, tiny_text: P
         _train(tiny_text, out, vocab_size=500)
     assert Tokenizer.open(out).sha256 == first.sha256
     assert _train(tiny_text, out, vocab_size=500, overwrite=True).vocab_size == 500
+
+
+def test_text_may_come_from_a_pipe(
+    tmp_path: Path, tiny_text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(TokenizerTrainConfig(text=(tiny_text,), out=tmp_path / "file", vocab_size=400))
+    piped = io.TextIOWrapper(io.BytesIO(tiny_text.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", piped)
+    run(TokenizerTrainConfig(text=(Path("-"),), out=tmp_path / "pipe", vocab_size=400))
+    model = (tmp_path / "file" / "tokenizer.model").read_bytes()
+    assert (tmp_path / "pipe" / "tokenizer.model").read_bytes() == model
