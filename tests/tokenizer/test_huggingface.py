@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import sentencepiece
+import tokenizers
 
 from edgetiny.errors import DataError
 from edgetiny.tokenizer import Tokenizer, write_tokenizer
 from edgetiny.tokenizer.as_json import merges, tokenizer_json
 from edgetiny.tokenizer.huggingface import carried_settings
 from edgetiny.tokenizer.model_file import UNUSED, load_model, protobuf
-
-tokenizers = pytest.importorskip("tokenizers")
 
 MakeTokenizer = Callable[..., Tokenizer]
 
