@@ -61,7 +61,7 @@ def declared_tokens(model_file: Path) -> dict[int, AddedToken]:
             int(index): AddedToken(content, content in specials)
             for content, index in read_beside(model_file, ADDED_FILE).items()
         }
-        for index, token in read_beside(model_file, CONFIG_FILE).get(DECODER_KEY, {}).items():
+        for index, token in _decoder(model_file).items():
             content = str(token["content"])
             is_special = bool(token.get("special")) or content in specials
             found[int(index)] = AddedToken(content, is_special)
@@ -74,19 +74,25 @@ def declared_tokens(model_file: Path) -> dict[int, AddedToken]:
 
 
 def chat_templates(model_file: Path) -> Iterator[str]:
-    """Yield the chat templates beside a model file."""
+    """Yield the chat templates beside a model file. Raises DataError for one that is no text."""
     path = standing_beside(model_file, TEMPLATE_FILE)
     if path is not None:
-        yield path.read_text(encoding="utf-8")
-    template = read_beside(model_file, CONFIG_FILE).get("chat_template")
-    if isinstance(template, str):
-        yield template
-    elif isinstance(template, list):
-        for named in template:
-            yield str(named["template"])
+        try:
+            yield path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from None
+    listed = read_beside(model_file, CONFIG_FILE).get("chat_template")
+    for named in listed if isinstance(listed, list) else [listed]:
+        template = named.get("template") if isinstance(named, Mapping) else named
+        if isinstance(template, str):
+            yield template
 
 
 def token_content(value: Any) -> str | None:
     """Return the text of a token that is written as a string or as an object; else None."""
     content = value.get("content") if isinstance(value, Mapping) else value
     return content if isinstance(content, str) else None
+
+
+def _decoder(model_file: Path) -> dict[str, Any]:
+    return read_beside(model_file, CONFIG_FILE).get(DECODER_KEY) or {}

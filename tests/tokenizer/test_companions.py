@@ -55,6 +55,15 @@ def test_templates_are_found_in_every_place(tmp_path: Path) -> None:
     ]
 
 
+def test_a_template_that_is_no_text_is_one_clear_error(tmp_path: Path) -> None:
+    model = _model(tmp_path, tokenizer_config={"chat_template": [7], "added_tokens_decoder": None})
+    assert list(chat_templates(model)) == []
+    assert declared_tokens(model) == {}
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"chat_template\.jinja cannot be read as UTF-8"):
+        list(chat_templates(model))
+
+
 def test_a_file_of_another_name_has_no_companions(tmp_path: Path) -> None:
     _model(tmp_path, special_tokens_map={"bos_token": "<s>"})
     assert role_tokens(tmp_path / "other.model") == {}
