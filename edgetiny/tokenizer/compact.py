@@ -90,7 +90,7 @@ def _bare_config(tokenizer: JsonTokenizer) -> dict[str, Any]:
 
 def _declared(config: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
     """Return `added_tokens_decoder` in new ids, if the settings have one."""
-    if DECODER_KEY not in config:
+    if not config.get(DECODER_KEY):
         return {}
     return {DECODER_KEY: {str(new[int(old)]): token for old, token in config[DECODER_KEY].items()}}
 
