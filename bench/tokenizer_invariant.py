@@ -19,12 +19,14 @@ import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizer_kinds import kinds, text_files
+from tokenizer_kinds import Kind, kinds, text_files
 
 from edgetiny.config.tokenizer import TokenizerCompressConfig, TokenizerCountConfig
 from edgetiny.console import Reporter
@@ -127,45 +129,43 @@ def random_strings(count: int, seed: int = 0) -> list[str]:
     return ["".join(character() for _ in range(rng.randrange(1, 40))) for _ in range(count)]
 
 
-def _encode_all(
-    tokenizer: Tokenizer, texts: list[str]
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    encoded = [np.array(tokenizer.encode(text), dtype=np.int32) for text in texts]
-    return np.concatenate(encoded), np.array([len(ids) for ids in encoded])
-
-
-def encode(tokenizer: Tokenizer, texts: Sequence[str], processes: int) -> Encoded:
-    """Return the tokens of all texts."""
-    ids, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    for part in map_in_order(_encode_all, batches(texts, len), tokenizer, processes):
-        ids.append(part[0])
-        lengths.append(part[1])
-    return Encoded(np.concatenate(ids), np.cumsum(np.concatenate(lengths)))
-
-
 @dataclass(frozen=True, slots=True)
-class Trips:
-    """Texts as a tokenizer gives them back, and whether it had to use its unknown token."""
+class Through:
+    """Texts after a tokenizer: their tokens, and what these decode to."""
 
-    texts: list[str]
-    has_unknown: list[bool]
-
-
-def _decode_all(tokenizer: Tokenizer, texts: list[str]) -> list[tuple[str, bool]]:
-    found = []
-    for text in texts:
-        ids = tokenizer.encode(text)
-        # Only the unknown token, of those that text is cut into, stands for no bytes.
-        unknown = any(not tokenizer.token_bytes(index) for index in set(ids))
-        found.append((tokenizer.decode(ids), unknown))
-    return found
+    encoded: Encoded
+    back: list[str]
 
 
-def round_trips(tokenizer: Tokenizer, texts: Sequence[str], processes: int) -> Trips:
-    """Encode and decode all texts."""
-    parts = map_in_order(_decode_all, batches(texts, len), tokenizer, processes)
-    found = [pair for part in parts for pair in part]
-    return Trips([text for text, _ in found], [unknown for _, unknown in found])
+Part = tuple[NDArray[np.int32], NDArray[np.int64], list[str]]
+
+
+def _encode_all(tokenizer: Tokenizer, texts: list[str], *, back: bool = False) -> Part:
+    encoded = [tokenizer.encode(text) for text in texts]
+    decoded = [tokenizer.decode(ids) for ids in encoded] if back else []
+    ids = np.fromiter(chain.from_iterable(encoded), np.int32)
+    return ids, np.array([len(part) for part in encoded]), decoded
+
+
+_encode_and_decode_all = partial(_encode_all, back=True)
+
+
+def through(
+    tokenizer: Tokenizer, texts: Sequence[str], processes: int, *, back: bool = False
+) -> Through:
+    """Encode all texts and, if asked, decode them again."""
+    work = _encode_and_decode_all if back else _encode_all
+    parts = list(map_in_order(work, batches(texts, len), tokenizer, processes))
+    ids = np.concatenate([np.zeros(0, np.int32), *(part[0] for part in parts)])
+    lengths = np.concatenate([np.zeros(1, np.int64), *(part[1] for part in parts)])
+    return Through(Encoded(ids, np.cumsum(lengths)), [text for part in parts for text in part[2]])
+
+
+def has_unknown(tokenizer: Tokenizer, encoded: Encoded) -> NDArray[np.bool_]:
+    """Return for each text whether the unknown token is in it: (n_texts,)."""
+    # Of the tokens that text is cut into only that one stands for no bytes.
+    says = np.array([bool(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)])
+    return ~encoded.all_in(says)
 
 
 class Original:
@@ -176,41 +176,48 @@ class Original:
         self.tokenizer = Tokenizer.open(path)
         self._corpus = corpus
         self._processes = processes
-        texts = (corpus.documents, corpus.lines, corpus.words)
-        self._encoded = [encode(self.tokenizer, part, processes) for part in texts]
         self._odd = [*corpus.documents, *random_strings(N_RANDOM)]
-        self._trips = round_trips(self.tokenizer, self._odd, processes)
+        self._through = through(self.tokenizer, self._odd, processes, back=True)
+        parts = (corpus.lines, corpus.words)
+        self._parts = [through(self.tokenizer, part, processes).encoded for part in parts]
 
     def check(self, folder: Path) -> Row:
         """Compare it with the compact tokenizer in a folder."""
-        kept = read_json(folder / MAP_FILE)["new_to_old"]
         compact = Tokenizer.open(folder)
-        texts = (self._corpus.documents, self._corpus.lines, self._corpus.words)
-        found = [
-            self._same_ids(compact, kept, *pair) for pair in zip(texts, self._encoded, strict=True)
+        new = np.full(self.tokenizer.vocab_size, -1, np.int32)
+        new[read_json(folder / MAP_FILE)["new_to_old"]] = np.arange(compact.vocab_size)
+        after = through(compact, self._odd, self._processes, back=True)
+        is_kept = self._through.encoded.all_in(new >= 0)[: len(self._corpus.documents)]
+        documents = np.flatnonzero(is_kept).tolist()
+        wrong = [
+            self._odd[index]
+            for index in documents
+            if not np.array_equal(after.encoded.of(index), new[self._through.encoded.of(index)])
         ]
-        trips = round_trips(compact, self._odd, self._processes)
-        changed = [
-            text
-            for text, ours, theirs in zip(self._odd, trips.texts, self._trips.texts, strict=True)
-            if ours != theirs
-        ]
-        unknown = zip(trips.has_unknown, self._trips.has_unknown, strict=True)
-        pairs = zip(self._odd, trips.texts, strict=True)
-        wrong = [text for _, broken in found for text in broken]
+        lines, words = (
+            self._same_ids(compact, new, texts, encoded)
+            for texts, encoded in zip(
+                (self._corpus.lines, self._corpus.words), self._parts, strict=True
+            )
+        )
+        wrong += lines[1] + words[1]
+        backs = list(zip(self._odd, self._through.back, after.back, strict=True))
+        changed = [text for text, before, now in backs if before != now]
+        unknown = has_unknown(compact, after.encoded)
+        was_unknown = has_unknown(self.tokenizer, self._through.encoded)
         return Row(
             tokenizer=self.name,
             kind=self.tokenizer.kind,
             source_size=self.tokenizer.vocab_size,
             size=compact.vocab_size,
-            documents=found[0][0],
-            lines=found[1][0],
-            words=found[2][0],
+            documents=len(documents),
+            lines=lines[0],
+            words=words[0],
             broken=len(wrong),
             round_trips=len(self._odd),
-            exact=sum(self._normal(before) == self._normal(after) for before, after in pairs),
+            exact=sum(self._normal(text) == self._normal(now) for text, _, now in backs),
             changed=len(changed),
-            newly_unknown=sum(new and not old for new, old in unknown),
+            newly_unknown=int((unknown & ~was_unknown).sum()),
             examples=[text[:200] for text in (*wrong[:EXAMPLES], *changed[:EXAMPLES])],
         )
 
@@ -224,13 +231,14 @@ class Original:
         return text.replace(SPACE, " ")
 
     def _same_ids(
-        self, compact: Tokenizer, kept: Sequence[int], texts: Sequence[str], encoded: Encoded
+        self, compact: Tokenizer, new: NDArray[np.int32], texts: Sequence[str], encoded: Encoded
     ) -> tuple[int, list[str]]:
-        """Return how many texts have all their tokens kept, and which of them are cut otherwise."""
-        new = np.full(self.tokenizer.vocab_size, -1, np.int32)
-        new[list(kept)] = np.arange(len(kept))
+        """Return how many texts have all their tokens kept, and which of them are cut otherwise.
+
+        new: (n_pieces,), the new id of each old one, or -1.
+        """
         chosen = np.flatnonzero(encoded.all_in(new >= 0)).tolist()
-        again = encode(compact, [texts[index] for index in chosen], self._processes)
+        again = through(compact, [texts[index] for index in chosen], self._processes).encoded
         broken = [
             texts[index]
             for place, index in enumerate(chosen)
@@ -246,7 +254,7 @@ def check_all(options: argparse.Namespace, reporter: Reporter) -> Iterator[Row]:
         f"{len(corpus.documents):,} documents, {len(corpus.lines):,} different lines,"
         f" {len(corpus.words):,} different words"
     )
-    for kind in kinds():
+    for kind in chosen_kinds(options.kind):
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="edgetiny-") as folder:
             path = kind.find(options.data, Path(folder))
@@ -257,6 +265,19 @@ def check_all(options: argparse.Namespace, reporter: Reporter) -> Iterator[Row]:
                 row = original.check(compact)
                 reporter.say(f"{json.dumps(asdict(row))} {time.perf_counter() - started:.0f} s")
                 yield row
+
+
+def chosen_kinds(names: Sequence[str] | None) -> list[Kind]:
+    """Return the kinds of the given names, or all."""
+    return [kind for kind in kinds() if names is None or kind.name in names]
+
+
+def kept_rows(write: Path | None, names: Sequence[str] | None) -> list[Row]:
+    """Return what an earlier run wrote about kinds that this one leaves out."""
+    if names is None or write is None or not write.with_suffix(".json").exists():
+        return []
+    rows = read_json(write.with_suffix(".json"))["rows"]
+    return [Row(**row) for row in rows if row["tokenizer"] not in names]
 
 
 def compressed(
@@ -278,7 +299,7 @@ def markdown(facts: dict[str, Any], rows: Sequence[Row]) -> str:
         "# Compact tokenizers cut texts as their originals do",
         "",
         f"Written by `python bench/tokenizer_invariant.py`: {', '.join(facts['text'])};",
-        f"{facts['machine']}; {facts['seconds']:,.0f} s.",
+        f"{facts['machine']}.",
         "",
         "All kept: texts all of whose tokens are kept (lines and words: different ones). Broken:",
         "those of them whose compact tokens are not the original ones under their new ids. Exact:",
@@ -306,16 +327,18 @@ def main() -> None:
     """Check, print and, if asked, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of text/ and tokenizers/")
+    names = [kind.name for kind in kinds()]
+    parser.add_argument("--kind", nargs="+", choices=names, help="leave the other rows as they are")
     parser.add_argument("--size", type=int, nargs="+", default=SIZES, help="rows to keep")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write", type=Path, help="results, without suffix: .md and .json")
     options = parser.parse_args()
-    started = time.perf_counter()
-    rows = list(check_all(options, Reporter()))
+    found = list(check_all(options, Reporter()))
+    rows = [*kept_rows(options.write, options.kind), *found]
+    rows.sort(key=lambda row: (names.index(row.tokenizer), row.size))
     facts = {
         "machine": f"{cpu_model()}, Python {platform.python_version()}",
         "text": [path.name for path in text_files(options.data)],
-        "seconds": time.perf_counter() - started,
     }
     page = markdown(facts, rows)
     print(page)
