@@ -81,13 +81,14 @@ def tensor_bytes(shape: tuple[int, ...], precision: Precision, block_size: int =
     """Return the bytes of one stored tensor.
 
     At int8 each row of a matrix is cut into blocks, the last one padded, with an fp32 scale each;
-    vectors (norms, biases) stay fp32.
+    vectors (norms, biases) stay fp32. A block size of 0 is one scale for a whole row.
     """
     if precision != "int8":
         return math.prod(shape) * ITEM_BYTES[precision]
     if len(shape) == 1:
         return math.prod(shape) * ITEM_BYTES["fp32"]
     rows, columns = shape
+    block_size = block_size or columns
     return rows * math.ceil(columns / block_size) * (block_size + _SCALE_BYTES)
 
 
@@ -192,10 +193,14 @@ def run_memory(
     *,
     block_size: int = 32,
     kv_precision: Precision = "fp32",
+    embedding: Precision | None = None,
 ) -> RunMemory:
-    """Return the memory of decoding `batch` sequences of up to `context` tokens; fp32 logits."""
+    """Return the memory of decoding `batch` sequences of up to `context` tokens; fp32 logits.
+
+    embedding: as for `weight_bytes`.
+    """
     return RunMemory(
-        weights=weight_bytes(config, precision, block_size=block_size).total,
+        weights=weight_bytes(config, precision, block_size=block_size, embedding=embedding).total,
         kv_cache=batch * context * kv_bytes_per_token(config, kv_precision),
         logits=batch * config.vocab_size * ITEM_BYTES["fp32"],
     )

@@ -42,9 +42,10 @@ def _number_cell(value: object) -> str:
 
 _STYLE = """
 :root { --ink:#1c2330; --dim:#5b6472; --paper:#fdfdfb; --rule:#d9dce1; --fill:#2f6fb3;
-  --s1:#c2571a; --s2:#2e8b57; color-scheme: light dark; }
+  --s1:#c2571a; --s2:#2e8b57; --s3:#8a4fb0; --s4:#a3873a; --s5:#5b6472; color-scheme: light dark; }
 @media (prefers-color-scheme: dark) { :root { --ink:#e4e7ec; --dim:#9aa3b1; --paper:#14171c;
-  --rule:#343a44; --fill:#6aa5e6; --s1:#f09a5d; --s2:#66c48f; } }
+  --rule:#343a44; --fill:#6aa5e6; --s1:#f09a5d; --s2:#66c48f; --s3:#c79be6; --s4:#d9bd6b;
+  --s5:#9aa3b1; } }
 body { font: 16px/1.55 system-ui, sans-serif; color:var(--ink); background:var(--paper);
   max-width: 56rem; margin: 2rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .6rem; } h2 { margin: 2.4rem 0 .6rem; }
@@ -63,6 +64,8 @@ svg { width: 100%; max-width: 44rem; display:block; font-size: 11px; }
 svg text { fill: var(--dim); } svg .grid { stroke: var(--rule); }
 svg polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .s0 { stroke: var(--fill); } .s1 { stroke: var(--s1); } .s2 { stroke: var(--s2); }
+.s3 { stroke: var(--s3); } .s4 { stroke: var(--s4); } .s5 { stroke: var(--s5); }
+svg circle { fill: var(--paper); stroke-width: 1.8; r: 3px; }
 svg line { stroke-width: 1.2; }
 """
 

@@ -11,10 +11,14 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 24, 12, 40
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve: points (x, y) in data units, and its name in the legend."""
+    """One curve: points (x, y) in data units, and its name in the legend.
+
+    has_marks: also a dot at each point, which shows a single one too.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
+    has_marks: bool = False
 
 
 def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
@@ -26,6 +30,9 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
     for index, one in enumerate(series):
         path = " ".join(f"{frame.across(x):.1f},{frame.up(y):.1f}" for x, y in one.points)
         parts.append(f'<polyline class="s{index}" points="{path}"/>')
+        if one.has_marks:
+            places = [(frame.across(x), frame.up(y)) for x, y in one.points]
+            parts += [f'<circle class="s{index}" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in places]
     if len(series) > 1:
         parts += [_legend(index, one.name) for index, one in enumerate(series)]
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, "middle"))

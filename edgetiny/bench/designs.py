@@ -4,20 +4,19 @@ Speed depends on shapes and not on values, as the paper's own test shows (sectio
 initialized model").
 """
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from edgetiny.checkpoint import ModelConfig, parameter_shapes
-from edgetiny.checkpoint.lazy import LazyTensors
+from edgetiny.bench.int8 import int8_model
+from edgetiny.checkpoint import ModelConfig
 from edgetiny.cost import Precision, mean_context, run_memory
+from edgetiny.init import RandomTensors
 from edgetiny.measure import clock_ns
 from edgetiny.model import KVCache, Transformer, build_model
-
-DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from edgetiny.runtimes import compute_precision
+from edgetiny.runtimes.precision import DTYPES
 
 # Beyond this the first try of a new user would look like a hang.
 SECONDS_AT_MOST = 150.0
@@ -30,11 +29,15 @@ _STANDARD_DEVIATION = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """A named shape. `source` says where it comes from."""
+    """A named shape. `source` says where it comes from.
+
+    reference_tok_per_s: speed per sequence that others measured (`source` says where), or None.
+    """
 
     name: str
     source: str
     config: ModelConfig
+    reference_tok_per_s: float | None = None
 
 
 DESIGNS = (
@@ -108,7 +111,13 @@ def choose_design(
     skipped: list[str] = []
     for design in designs[:-1]:
         need = max(
-            run_memory(design.config, precision, batch, context, kv_precision=precision).total
+            run_memory(
+                design.config,
+                precision,
+                batch,
+                context,
+                kv_precision=compute_precision(precision, "cpu"),
+            ).total
             for batch in batches
         )
         if available_bytes is not None and need > _MEMORY_SHARE * available_bytes:
@@ -130,11 +139,12 @@ def probe_step_seconds(
 ) -> float:
     """Estimate one decode step from the times of one layer and of the head, in seconds."""
     layer_only = replace(config, num_hidden_layers=1, vocab_size=32)
-    model = random_model(layer_only, DTYPES[precision])
-    head = torch.full((config.vocab_size, config.hidden_size), 0.5, dtype=DTYPES[precision])
+    model = random_model(layer_only, precision)
+    dtype = DTYPES[compute_precision(precision, "cpu")]
+    head = torch.full((config.vocab_size, config.hidden_size), 0.5, dtype=dtype)
     tokens = torch.zeros(batch, 1, dtype=torch.int64)
     with torch.inference_mode():
-        cache = KVCache(layer_only, batch, context + 1, DTYPES[precision])
+        cache = KVCache(layer_only, batch, context + 1, dtype)
         layer_s, head_s = [], []
         for _ in range(_PROBE_STEPS):
             cache.lengths = torch.full((batch,), context)
@@ -148,22 +158,12 @@ def probe_step_seconds(
     return config.num_hidden_layers * min(layer_s) + min(head_s)
 
 
-def random_model(config: ModelConfig, dtype: torch.dtype) -> Transformer:
+def random_model(config: ModelConfig, precision: Precision) -> Transformer:
     """Return a decoder with normal weights (deviation 0.02), norms 1 and biases 0."""
-    generator = torch.Generator().manual_seed(0)
-    makers = {
-        name: functools.partial(_random_tensor, name, shape, dtype, generator)
-        for name, shape in parameter_shapes(config).items()
-    }
-    return build_model(config, LazyTensors(makers))
-
-
-def _random_tensor(
-    name: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
-) -> Tensor:
-    if len(shape) == 1:
-        return torch.zeros(shape, dtype=dtype) + (not name.endswith("bias"))
-    return torch.empty(shape, dtype=dtype).normal_(0.0, _STANDARD_DEVIATION, generator=generator)
+    tensors = RandomTensors(config, std=_STANDARD_DEVIATION, seed=0)
+    if precision == "int8":
+        return int8_model(config, tensors)
+    return build_model(config, tensors, DTYPES[precision])
 
 
 def _reason(skipped: Sequence[str], chosen: str) -> str:

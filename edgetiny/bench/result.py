@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgetiny.bench.launch_cost import fits_table
 from edgetiny.bench.protocol import Protocol
 from edgetiny.bench.roofline import Bound
 from edgetiny.bench.subject import Subject
-from edgetiny.bench.table import columns
+from edgetiny.bench.table import table
 from edgetiny.errors import DataError
 from edgetiny.files import read_json
-from edgetiny.measure import percentile, spread
+from edgetiny.measure import median, percentile, spread
 
 SCHEMA_VERSION = 1
 
@@ -32,9 +33,9 @@ class BenchResult:
         return {"schema_version": SCHEMA_VERSION, "rows": self.rows}
 
     def summary(self) -> dict[str, Any]:
-        """Return what the command line prints: one table, a column per row."""
+        """Return what the command line prints: a table, and what depth costs if it varies."""
         written = {} if self.path is None else {"written_to": str(self.path)}
-        return columns(self.rows) | written
+        return table(self.rows) | fits_table(self.rows) | written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,7 @@ class Environment:
     """Where a row was measured: the same for all rows of a call."""
 
     cpu: str
+    gpu: str | None
     threads: int
     commit: str
     edgetiny_version: str
@@ -83,12 +85,16 @@ def make_row(
         | _what_and_where(subject, protocol, environment, measured)
         | speed
         | text
+        | _energy(runs, protocol)
+        | _sustained(measured["timings"]["sustained"])
         | {
             "load_ms": measured["load_ms"],
             "load_is_cold": measured["load_is_cold"],
             "rss_before_load_bytes": measured["rss_before_load_bytes"],
             "peak_rss_bytes": measured["peak_rss_bytes"],
+            **_present("peak_device_bytes", measured["peak_device_bytes"]),
             "temperature_celsius": measured["temperature_celsius"],
+            "frequency_hz": measured["frequency_hz"],
             "roofline": bound.as_json(),
             "valid": not doubts,
             "doubts": doubts,
@@ -109,6 +115,7 @@ def _llama_bench(
     return {
         "build_commit": environment.commit,
         "cpu_info": environment.cpu,
+        **_present("gpu_info", environment.gpu),
         "model_filename": subject.name,
         "model_type": subject.model_type,
         "model_size": subject.size_bytes,
@@ -117,7 +124,7 @@ def _llama_bench(
         "n_threads": environment.threads,
         "n_prompt": protocol.prompt_tokens,
         "n_gen": protocol.new_tokens,
-        "n_depth": 0,
+        "n_depth": protocol.depth,
         "test_time": environment.test_time,
         "avg_ns": round(statistics.fmean(samples_ns)),
         "stddev_ns": round(_deviation(samples_ns)),
@@ -158,6 +165,7 @@ def _what_and_where(
             "stops_at_eos": False,
             "prompt_seed": protocol.seed,
             "repeats": protocol.repeats,
+            "sustained_minutes": protocol.sustained_minutes,
             "warmup_runs": timings["warmup_runs"],
             "warmup_tokens": timings["warmup_tokens"],
             "warmup_is_stable": timings["warmup_is_stable"],
@@ -185,6 +193,39 @@ def _speed(runs: Sequence[Mapping[str, Any]], protocol: Protocol) -> dict[str, A
         "prefill_tok_per_s_summed": _spread([rate * protocol.batch for rate in prefill]),
         "step_ms": {f"p{percent}": percentile(steps_ms, percent) for percent in (50, 90, 99)},
     }
+
+
+def _energy(runs: Sequence[Mapping[str, Any]], protocol: Protocol) -> dict[str, Any]:
+    """Return what a new token took, of all that the processor used; nothing if it is not shown."""
+    used = [run["energy_j"] for run in runs]
+    if None in used:
+        return {}
+    n_tokens = protocol.batch * protocol.new_tokens
+    return {"joules_per_token": _spread([joules / n_tokens for joules in used])}
+
+
+def _sustained(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the sustained part: its samples, and the last quarter beside the first."""
+    if not samples:
+        return {}
+    rates = [sample["tok_per_s_summed"] for sample in samples]
+    quarter = max(1, len(rates) // 4)
+    first, last = median(rates[:quarter]), median(rates[-quarter:])
+    return {
+        "sustained": {
+            "minutes": samples[-1]["at_s"] / 60,
+            "runs": len(samples),
+            "first_tok_per_s_summed": first,
+            "last_tok_per_s_summed": last,
+            "change": last / first - 1,
+            "samples": list(samples),
+        }
+    }
+
+
+def _present(name: str, value: Any) -> dict[str, Any]:
+    """Return a field that is left out where it cannot be known."""
+    return {} if value is None else {name: value}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """How near a measured step comes to the limit of the machine it ran on."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,23 +11,45 @@ PEAK_TOLERANCE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
-class Peaks:
-    """What the machine reached around a row: reads before and after it, products once."""
+class Reading:
+    """What the machine reached at one moment; no product where torch has none of the type."""
 
-    before: Bandwidth
-    after: Bandwidth
+    bandwidth: Bandwidth
     gemm: GemmPeak | None
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """What the machine reached before and after a row. A neighbour can only make one smaller."""
+
+    before: Reading
+    after: Reading
 
     @property
     def bytes_per_s(self) -> float:
-        """The larger of the two readings: a neighbour can only make one smaller."""
-        return max(self.before.bytes_per_s, self.after.bytes_per_s)
+        """The larger of the two bandwidths."""
+        return max(self.before.bandwidth.bytes_per_s, self.after.bandwidth.bytes_per_s)
 
     @property
-    def disagreement(self) -> float:
-        """How much the readings differ, as a share of the larger."""
-        smaller = min(self.before.bytes_per_s, self.after.bytes_per_s)
-        return 1.0 - smaller / self.bytes_per_s
+    def flops_per_s(self) -> float | None:
+        """The larger of the two rates of a matrix product."""
+        rates = [each.gemm.flops_per_s for each in (self.before, self.after) if each.gemm]
+        return max(rates, default=None)
+
+    def doubts(self) -> list[str]:
+        """Say which readings differ by more than two of one machine do."""
+        pairs = {"bandwidth": [each.bandwidth.bytes_per_s for each in (self.before, self.after)]}
+        if self.before.gemm and self.after.gemm:
+            pairs["matrix products"] = [
+                self.before.gemm.flops_per_s,
+                self.after.gemm.flops_per_s,
+            ]
+        return [
+            f"{name} before and after differ by {1 - min(pair) / max(pair):.0%}:"
+            " other work was running"
+            for name, pair in pairs.items()
+            if 1 - min(pair) / max(pair) > PEAK_TOLERANCE
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +67,7 @@ class Bound:
 
     def as_json(self) -> dict[str, Any]:
         """Return the bound as JSON values: sizes in bytes, rates per second, times in ms."""
-        gemm = self.peaks.gemm
+        before, after = self.peaks.before, self.peaks.after
         return {
             "context": self.step.context,
             "bytes_per_step": round(self.step.total_bytes),
@@ -54,11 +75,14 @@ class Bound:
             "kv_bytes_per_step": round(self.step.kv_bytes),
             "flops_per_step": round(self.step.flops),
             "read_bytes_per_s": self.peaks.bytes_per_s,
-            "read_bytes_per_s_before": self.peaks.before.bytes_per_s,
-            "read_bytes_per_s_after": self.peaks.after.bytes_per_s,
-            "gemm_flops_per_s": None if gemm is None else gemm.flops_per_s,
-            "gemm_dtype": None if gemm is None else gemm.dtype,
-            "llc_bytes": self.peaks.before.llc_bytes,
+            "read_bytes_per_s_before": before.bandwidth.bytes_per_s,
+            "read_bytes_per_s_after": after.bandwidth.bytes_per_s,
+            "gemm_flops_per_s": self.peaks.flops_per_s,
+            "gemm_flops_per_s_before": before.gemm and before.gemm.flops_per_s,
+            "gemm_flops_per_s_after": after.gemm and after.gemm.flops_per_s,
+            "gemm_dtype": before.gemm and before.gemm.dtype,
+            "buffer_bytes": before.bandwidth.buffer_bytes,
+            "llc_bytes": before.bandwidth.llc_bytes,
             "in_cache": self.is_in_cache,
             "limited_by": self.limited_by,
             "predicted_step_ms": 1e3 * self.predicted_step_s,
@@ -76,16 +100,12 @@ def bound_of(step: StepCost, step_s: float, peaks: Peaks) -> Bound:
     limit = roofline(
         step,
         bytes_per_s=peaks.bytes_per_s,
-        flops_per_s=float("inf") if peaks.gemm is None else peaks.gemm.flops_per_s,
+        flops_per_s=peaks.flops_per_s or float("inf"),
     )
     mbu = step.total_bytes / step_s / peaks.bytes_per_s
-    llc_bytes = peaks.before.llc_bytes
+    llc_bytes = peaks.before.bandwidth.llc_bytes
     is_in_cache = llc_bytes is not None and step.total_bytes < llc_bytes
-    doubts = []
-    if peaks.disagreement > PEAK_TOLERANCE:
-        doubts.append(
-            f"bandwidth before and after differ by {peaks.disagreement:.0%}: other work was running"
-        )
+    doubts = peaks.doubts()
     if mbu > 1 and not is_in_cache:
         doubts.append(f"{mbu:.2f} of the bandwidth: more than there is, so one figure is wrong")
     return Bound(
@@ -100,10 +120,6 @@ def bound_of(step: StepCost, step_s: float, peaks: Peaks) -> Bound:
     )
 
 
-GEMM_DTYPE: Mapping[Precision, GemmDtype] = {
-    "fp32": "fp32",
-    "bf16": "bf16",
-    "fp16": "fp32",
-    "int8": "int8",
-}
-"""Which product's peak bounds the arithmetic on weights held so; a CPU casts fp16 to fp32."""
+def gemm_dtype(precision: Precision, device: str) -> GemmDtype:
+    """Return which product bounds the arithmetic on weights held so; a CPU casts fp16 to fp32."""
+    return "fp32" if precision == "fp16" and device == "cpu" else precision

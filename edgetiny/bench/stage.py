@@ -1,106 +1,158 @@
-"""`edgetiny bench`: the paper's protocol on one model, a process per row, beside the roofline."""
+"""`edgetiny bench`: the paper's protocol on models, a process per row, beside the roofline."""
 
 import datetime
 import subprocess
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import edgetiny
+from edgetiny.bench.cases import Case, Plan, bench_device, check_cases, make_plan, row_key
+from edgetiny.bench.outputs import Outputs
+from edgetiny.bench.peaks import PeakReader
 from edgetiny.bench.process import run_worker
-from edgetiny.bench.protocol import Protocol
-from edgetiny.bench.result import BenchResult, Environment, make_row
-from edgetiny.bench.roofline import GEMM_DTYPE, Peaks, bound_of
-from edgetiny.bench.subject import Subject, check_fits, find_subject
+from edgetiny.bench.result import BenchResult, Environment, make_row, read_result
+from edgetiny.bench.roofline import Peaks, bound_of, gemm_dtype
+from edgetiny.bench.subject import Subject
 from edgetiny.bench.text_rate import bytes_per_token
 from edgetiny.config.run import BenchConfig
 from edgetiny.console import QUIET, Reporter, Task
 from edgetiny.cost import mean_context
 from edgetiny.device import cpu_model
-from edgetiny.errors import DataError, DeviceError
-from edgetiny.files import atomic_file, refuse_existing, write_json, writing
+from edgetiny.errors import ConfigError, DataError
 from edgetiny.measure import (
-    available_bytes,
     cores,
-    gemm_peak,
+    cpu_frequency_hz,
+    cuda_frequency_hz,
+    cuda_name,
+    cuda_temperature_celsius,
     median,
-    read_bandwidth,
     temperature_celsius,
 )
-
-_BANDWIDTH_SECONDS = 1.0
-_GEMM_SECONDS = 1.0
+from edgetiny.measure.peaks import PeakDevice
 
 
 def run(config: BenchConfig, reporter: Reporter = QUIET) -> BenchResult:
-    """Measure one row per batch size and write them to --out, if given.
+    """Measure a row per model, runtime, precision, context and batch; write them where asked.
 
-    An interruption keeps the rows that are complete.
+    Files are brought up to date after every row, so that nothing complete is ever lost.
     Raises a one-line error for a device, folder, batch, context or memory that does not do.
     """
-    _refuse_device(config.device)
-    if config.out is not None:
-        refuse_existing(config.out, overwrite=config.overwrite)
-        _check_writable(config.out)
+    device = bench_device(config.device)
+    outputs = Outputs(config)
+    outputs.check()
     threads = config.threads or cores()
-    subject = find_subject(config, threads, reporter)
-    protocols = [
-        Protocol(
-            batch=batch,
-            prompt_tokens=config.prompt_tokens,
-            new_tokens=config.new_tokens,
-            repeats=config.repeats,
+    plan = make_plan(config, device, threads, reporter)
+    kept = _kept_rows(config)
+    known = {row_key(row) for row in kept}
+    to_measure = [case for case in plan.cases if case.key(threads) not in known]
+    check_cases(to_measure, device)
+    outputs.check_writable()
+    if kept:
+        reporter.say(f"{len(kept)} rows kept from {config.out}, {len(to_measure)} to measure")
+    bench = _Bench(device, threads, reporter)
+    rows = list(kept)
+    for number, case in enumerate(to_measure, 1):
+        rows.append(bench.row(case, plan, f"row {number} of {len(to_measure)}"))
+        outputs.write(_in_order(rows, plan, threads), plan.suite)
+    if not to_measure:
+        outputs.write(_in_order(rows, plan, threads), plan.suite)
+    return BenchResult(_in_order(rows, plan, threads), config.out)
+
+
+class _Bench:
+    """Measures one row after another on one device."""
+
+    def __init__(self, device: PeakDevice, threads: int, reporter: Reporter) -> None:
+        self._device, self._threads, self._reporter = device, threads, reporter
+        self._peaks = PeakReader(threads, device)
+        self._environment = _environment(device, threads)
+        self._text: dict[Path, float | None] = {}
+
+    def row(self, case: Case, plan: Plan, number: str) -> dict[str, Any]:
+        """Return one row, the machine's peaks read before and after it."""
+        subject, protocol = case.subject, case.protocol
+        dtype = gemm_dtype(subject.held_precision, self._device)
+        before = self._peaks.before(dtype)
+        cool = self._state()
+        measured = self._measure(case, number)
+        warm = self._state()
+        for name in cool:
+            measured[name] = {"before": cool[name], "after": warm[name]}
+        peaks = Peaks(before, self._peaks.read(dtype))
+        context = mean_context(protocol.depth + protocol.prompt_tokens, protocol.new_tokens)
+        bound = bound_of(subject.step(protocol.batch, context), _mean_step_s(measured), peaks)
+        text = self._bytes_per_token(subject)
+        row = make_row(subject, protocol, self._environment, measured, bound, text)
+        if plan.suite is not None:
+            row["suite"] = plan.suite.name
+        if case.reference_tok_per_s is not None:
+            row["reference"] = {"tok_per_s_per_sequence": case.reference_tok_per_s}
+            if plan.suite is not None and plan.suite.reference:
+                row["reference"]["source"] = plan.suite.reference
+        return row
+
+    def _measure(self, case: Case, number: str) -> dict[str, Any]:
+        subject, protocol = case.subject, case.protocol
+        request = {
+            "subject": subject.request(),
+            "protocol": asdict(protocol),
+            "threads": self._threads,
+        }
+        depth = f", context {protocol.depth}" if protocol.depth else ""
+        name = (
+            f"{number}: {subject.name} {subject.runtime} {subject.precision},"
+            f" batch {protocol.batch}{depth}"
         )
-        for batch in config.batch
-    ]
-    for protocol in protocols:
-        check_fits(subject, protocol, available_bytes())
-    rows: list[dict[str, Any]] = []
-    try:
-        _measure_rows(subject, protocols, threads, reporter, rows)
-    finally:
-        if rows and config.out is not None:
-            _write(rows, config.out)
-            if len(rows) < len(protocols):
-                reporter.say(f"{len(rows)} of {len(protocols)} rows kept in {config.out}")
-    return BenchResult(rows, config.out)
+        with self._reporter.task(name, protocol.repeats * protocol.new_tokens) as task:
+            task.advance(0, "loading")
+            return run_worker(request, lambda event: _show(event, task))
+
+    def _state(self) -> dict[str, float | None]:
+        if self._device == "cuda":
+            return {
+                "temperature_celsius": cuda_temperature_celsius(),
+                "frequency_hz": cuda_frequency_hz(),
+            }
+        return {
+            "temperature_celsius": temperature_celsius(),
+            "frequency_hz": cpu_frequency_hz(),
+        }
+
+    def _bytes_per_token(self, subject: Subject) -> float | None:
+        if subject.path is None:
+            return None
+        if subject.path not in self._text:
+            self._text[subject.path] = self._read_bytes_per_token(subject.path)
+        return self._text[subject.path]
+
+    def _read_bytes_per_token(self, path: Path) -> float | None:
+        try:
+            return bytes_per_token(path)
+        except DataError as error:
+            self._reporter.say(f"bytes of text per second are left out: {error}")
+            return None
 
 
-def _measure_rows(
-    subject: Subject,
-    protocols: list[Protocol],
-    threads: int,
-    reporter: Reporter,
-    rows: list[dict[str, Any]],
-) -> None:
-    """Append a row per protocol, with the machine's bandwidth read before and after each."""
-    text_bytes = _bytes_per_token(subject, reporter)
-    environment = _environment(threads)
-    gemm = gemm_peak(GEMM_DTYPE[subject.held_precision], threads, _GEMM_SECONDS)
-    before = read_bandwidth(threads, _BANDWIDTH_SECONDS)
-    for protocol in protocols:
-        cool = temperature_celsius()
-        measured = _run_protocol(subject, protocol, threads, reporter)
-        measured["temperature_celsius"] = {"before": cool, "after": temperature_celsius()}
-        after = read_bandwidth(threads, _BANDWIDTH_SECONDS)
-        step = subject.step(
-            protocol.batch, mean_context(protocol.prompt_tokens, protocol.new_tokens)
+def _kept_rows(config: BenchConfig) -> list[dict[str, Any]]:
+    """Return the rows that --resume keeps. Raises ConfigError for those of another machine."""
+    if not config.resume or config.out is None or not config.out.exists():
+        return []
+    rows = read_result(config.out)
+    others = {row["cpu_info"] for row in rows} - {cpu_model()}
+    if others:
+        raise ConfigError(
+            f"{config.out} has rows of another machine ({others.pop()}; this is {cpu_model()});"
+            " choose another --out"
         )
-        bound = bound_of(step, _mean_step_s(measured), Peaks(before, after, gemm))
-        rows.append(make_row(subject, protocol, environment, measured, bound, text_bytes))
-        before = after
+    return rows
 
 
-def _run_protocol(
-    subject: Subject, protocol: Protocol, threads: int, reporter: Reporter
-) -> dict[str, Any]:
-    request = {"subject": subject.request(), "protocol": asdict(protocol), "threads": threads}
-    total = protocol.repeats * protocol.new_tokens
-    with reporter.task(f"batch {protocol.batch}", total) as task:
-        task.advance(0, "loading")
-        return run_worker(request, lambda event: _show(event, task))
+def _in_order(rows: Sequence[dict[str, Any]], plan: Plan, threads: int) -> list[dict[str, Any]]:
+    """Return the rows in the order of the plan, those of other plans after them."""
+    places = {case.key(threads): place for place, case in enumerate(plan.cases)}
+    return sorted(rows, key=lambda row: places.get(row_key(row), len(places)))
 
 
 def _show(event: Mapping[str, Any], task: Task) -> None:
@@ -115,46 +167,11 @@ def _mean_step_s(measured: Mapping[str, Any]) -> float:
     return 1e-9 / median([len(run["step_ns"]) / sum(run["step_ns"]) for run in runs])
 
 
-def _refuse_device(device: str) -> None:
-    if device == "android":
-        raise DeviceError("--device android comes in a later release; measure with --device cpu")
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise DeviceError(
-                "--device cuda: torch finds no CUDA device here; measure with --device cpu"
-            )
-        raise DeviceError("--device cuda comes in a later release; measure with --device cpu")
-
-
-def _check_writable(out: Path) -> None:
-    """Find out before the long run, not after it, that the result cannot be written."""
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-
-
-def _write(rows: list[dict[str, Any]], out: Path) -> None:
-    with atomic_file(out) as path:
-        write_json(path, BenchResult(rows, out).document())
-
-
-def _bytes_per_token(subject: Subject, reporter: Reporter) -> float | None:
-    if subject.path is None:
-        return None
-    try:
-        return bytes_per_token(subject.path)
-    except DataError as error:
-        reporter.say(f"bytes of text per second are left out: {error}")
-        return None
-
-
-def _environment(threads: int) -> Environment:
+def _environment(device: PeakDevice, threads: int) -> Environment:
     now = datetime.datetime.now(datetime.UTC)
     return Environment(
         cpu=cpu_model(),
+        gpu=cuda_name() if device == "cuda" else None,
         threads=threads,
         commit=commit(),
         edgetiny_version=edgetiny.__version__,

@@ -1,18 +1,15 @@
 """What is measured: an artefact, a checkpoint, or a design with random weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from edgetiny.artefact import MANIFEST, SCHEMA_VERSION, is_artefact
-from edgetiny.bench.designs import DESIGNS, DTYPES, Design, choose_design
+from edgetiny.bench.designs import Design
 from edgetiny.bench.protocol import Protocol
 from edgetiny.checkpoint import Checkpoint, ModelConfig
-from edgetiny.config.run import BenchConfig
-from edgetiny.console import Reporter
+from edgetiny.config.run import RuntimeName
 from edgetiny.cost import (
     Precision,
     RunMemory,
@@ -24,9 +21,12 @@ from edgetiny.cost import (
 )
 from edgetiny.errors import ArtefactError, ConfigError, DeviceError
 from edgetiny.files import read_json
-from edgetiny.measure import available_bytes, gemm_peak
+from edgetiny.measure.peaks import PeakDevice
+from edgetiny.runtimes import compute_precision
+from edgetiny.runtimes.precision import check_device, precision_of
 
-_PROBE_SECONDS = 0.2
+# Of torch's runtimes a matrix at int8 has one scale per row.
+_ROW = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class Subject:
 
     name: its folder, or the name of the design. path: None for a design.
     precision: of the weights as they are stored. held_precision, kv_precision: of weights and
-    cache as the engine holds them, which is what a step reads.
+    cache as the engine holds them, which is what a step reads; table_precision: of the embedding.
     max_batch: None if any number of sequences goes.
     size_bytes: of an artefact's files, else of the weights in memory.
     """
@@ -47,10 +47,13 @@ class Subject:
     precision: Precision
     held_precision: Precision
     kv_precision: Precision
+    table_precision: Precision
     block_size: int
     max_batch: int | None
     max_context: int
     size_bytes: int
+    runtime: RuntimeName
+    device: PeakDevice
 
     @property
     def model_type(self) -> str:
@@ -83,6 +86,7 @@ class Subject:
             protocol.context,
             block_size=self.block_size,
             kv_precision=self.kv_precision,
+            embedding=self.table_precision,
         )
 
     def request(self) -> dict[str, Any]:
@@ -93,28 +97,19 @@ class Subject:
             "path": None if self.path is None else str(self.path),
             "config": self.config.to_hf(),
             "precision": self.precision,
+            "runtime": self.runtime,
+            "device": self.device,
         }
-
-
-def find_subject(config: BenchConfig, threads: int, reporter: Reporter) -> Subject:
-    """Return what the settings name, or the largest design that this machine measures in minutes.
-
-    Raises a one-line error for a folder that cannot be run, or a precision that it does not have.
-    """
-    if config.source is None:
-        return _of_design(config, threads, reporter)
-    if is_artefact(config.source):
-        return _of_artefact(config.source, config.precision)
-    return _of_checkpoint(config.source, config.precision)
 
 
 def check_fits(subject: Subject, protocol: Protocol, available: int | None) -> None:
     """Raise a one-line error if context, batch or memory do not do, before anything is loaded."""
     if protocol.context > subject.max_context:
+        before = protocol.depth + protocol.prompt_tokens
         raise ConfigError(
-            f"{subject.name} holds {subject.max_context} tokens, {protocol.prompt_tokens} +"
+            f"{subject.name} holds {subject.max_context} tokens, {before} +"
             f" {protocol.new_tokens} were asked for; give --new-tokens"
-            f" {max(2, subject.max_context - protocol.prompt_tokens)} or less"
+            f" {max(2, subject.max_context - before)} or less"
         )
     if subject.max_batch is not None and protocol.batch > subject.max_batch:
         raise ConfigError(
@@ -130,85 +125,135 @@ def check_fits(subject: Subject, protocol: Protocol, available: int | None) -> N
         )
 
 
-def _of_design(config: BenchConfig, threads: int, reporter: Reporter) -> Subject:
-    torch.set_num_threads(threads)
-    precision = config.precision or _fastest_precision(threads)
-    with reporter.task("choosing a model that fits this machine"):
-        choice = choose_design(
-            DESIGNS,
-            precision,
-            config.batch,
-            config.prompt_tokens,
-            config.new_tokens,
-            config.repeats,
-            available_bytes(),
+def design_subject(
+    design: Design, precision: Precision, runtime: RuntimeName, device: PeakDevice
+) -> Subject:
+    """Return a design as what is measured.
+
+    Raises ConfigError for a runtime or precision that random weights do not run in.
+    """
+    if runtime == "onnx":
+        raise ConfigError(
+            f"--runtime onnx runs an artefact, and {design.name} is a shape alone; give --runtime"
+            " eager or --runtime graph"
         )
-    subject = subject_of_design(choice.design, precision)
-    reporter.say(
-        f"no model given: random weights of {subject.name} ({choice.design.source}),"
-        f" {precision}; {choice.reason}"
-    )
-    return subject
+    check_device(device, precision)
+    if precision == "int8" and runtime == "eager" and device == "cuda":
+        raise ConfigError("--runtime eager has no int8 weights on cuda; give --runtime graph")
+    return _of_torch("design", design.name, None, design.config, precision, runtime, device)
 
 
-def subject_of_design(design: Design, precision: Precision) -> Subject:
-    """Return a design as what is measured, in the eager runtime."""
-    return Subject(
-        kind="design",
-        name=design.name,
-        path=None,
-        config=design.config,
-        precision=precision,
-        held_precision=precision,
-        kv_precision=precision,
-        block_size=1,
-        max_batch=None,
-        max_context=design.config.max_position_embeddings,
-        size_bytes=weight_bytes(design.config, precision).total,
-    )
+def folder_subjects(
+    source: Path,
+    precisions: Sequence[Precision],
+    runtimes: Sequence[RuntimeName],
+    device: PeakDevice,
+) -> list[Subject]:
+    """Return a folder as what is measured, once for each runtime and precision asked for.
 
-
-def _of_checkpoint(source: Path, asked: Precision | None) -> Subject:
+    Raises a one-line error for a folder that cannot be run, or a precision that it does not have.
+    """
+    if is_artefact(source):
+        return [_of_artefact(source, precisions, runtimes, device)]
     checkpoint = Checkpoint.open(source)
-    precision = asked or _stored_precision(checkpoint)
-    return Subject(
-        kind="checkpoint",
-        name=str(source),
-        path=checkpoint.path,
-        config=checkpoint.config,
-        precision=precision,
-        held_precision=precision,
-        kv_precision=precision,
-        block_size=1,
-        max_batch=None,
-        max_context=checkpoint.config.max_position_embeddings,
-        size_bytes=weight_bytes(checkpoint.config, precision).total,
+    return [
+        _of_checkpoint(str(source), checkpoint, precision, runtime, device)
+        for runtime in runtimes or ("eager",)
+        for precision in precisions or (_stored_precision(checkpoint, device),)
+    ]
+
+
+def _of_checkpoint(
+    name: str,
+    checkpoint: Checkpoint,
+    precision: Precision,
+    runtime: RuntimeName,
+    device: PeakDevice,
+) -> Subject:
+    if runtime == "onnx":
+        raise ConfigError(
+            f"--runtime onnx runs an artefact, and {name} is a checkpoint; export it first"
+        )
+    if precision == "int8" and runtime == "eager":
+        raise ConfigError(
+            "--runtime eager runs a checkpoint without rounding it; for int8 export it with"
+            " --precision int8 and measure the artefact, or give --runtime graph"
+        )
+    check_device(device, precision)
+    return _of_torch(
+        "checkpoint", name, checkpoint.path, checkpoint.config, precision, runtime, device
     )
 
 
-def _of_artefact(source: Path, asked: Precision | None) -> Subject:
-    if asked is not None:
+def _of_torch(
+    kind: Literal["checkpoint", "design"],
+    name: str,
+    path: Path | None,
+    config: ModelConfig,
+    precision: Precision,
+    runtime: RuntimeName,
+    device: PeakDevice,
+) -> Subject:
+    activations = compute_precision(precision, device)
+    # The eager runtime gathers its rows from a table of the activations' type.
+    table = activations if runtime == "eager" else precision
+    return Subject(
+        kind=kind,
+        name=name,
+        path=path,
+        config=config,
+        precision=precision,
+        held_precision=precision,
+        kv_precision=activations,
+        table_precision=table,
+        block_size=_ROW,
+        max_batch=None,
+        max_context=config.max_position_embeddings,
+        size_bytes=weight_bytes(config, precision, block_size=_ROW, embedding=table).total,
+        runtime=runtime,
+        device=device,
+    )
+
+
+def _of_artefact(
+    source: Path,
+    precisions: Sequence[Precision],
+    runtimes: Sequence[RuntimeName],
+    device: PeakDevice,
+) -> Subject:
+    if precisions:
         raise ConfigError(
             f"--precision does not apply to the artefact {source}: it keeps the precision of its"
             " export; leave it out"
         )
+    if set(runtimes) - {"onnx"}:
+        raise ConfigError(
+            f"{source} is an artefact: it runs in the onnx runtime; --runtime eager and graph take"
+            " the checkpoint that it was exported from"
+        )
+    if device != "cpu":
+        raise DeviceError(f"{source} is an artefact for the CPU; measure it with --device cpu")
     manifest = read_json(source / MANIFEST, schema_version=SCHEMA_VERSION, error=ArtefactError)
     config = ModelConfig.from_hf(read_json(source / "config.json", error=ArtefactError))
     try:
         precision = manifest["precision"]
+        # onnxruntime has no fp16 product on a CPU: it casts the weights once, at loading.
+        held = manifest["compute_dtype"] if precision == "fp16" else precision
         return Subject(
             kind="artefact",
             name=str(source),
             path=source,
             config=config,
             precision=precision,
-            # onnxruntime has no fp16 product on a CPU: it casts the weights once, at loading.
-            held_precision=manifest["compute_dtype"] if precision == "fp16" else precision,
+            held_precision=held,
             kv_precision=manifest["kv_dtype"],
+            table_precision=held,
             block_size=manifest.get("block_size") or 1,
             max_batch=manifest["max_batch"],
             max_context=manifest["context"],
             size_bytes=_graph_bytes(manifest["files"]),
+            runtime="onnx",
+            device="cpu",
         )
     except KeyError as error:
         raise ArtefactError(f"{source / MANIFEST} lacks {error}; export it again") from error
@@ -218,24 +263,14 @@ def _graph_bytes(files: Mapping[str, Mapping[str, Any]]) -> int:
     return sum(facts["bytes"] for name, facts in files.items() if name.startswith("model.onnx"))
 
 
-def _stored_precision(checkpoint: Checkpoint) -> Precision:
-    dtype = checkpoint.tensor("model.embed_tokens.weight").dtype
-    for precision, known in DTYPES.items():
-        if dtype == known:
-            return precision
-    raise ConfigError(
-        f"{checkpoint.path} is stored as {str(dtype).removeprefix('torch.')}, which torch computes"
-        " on a CPU many times slower than fp32; give --precision fp32 or --precision bf16"
-    )
-
-
-def _fastest_precision(threads: int) -> Precision:
-    """Return the type whose matrix product is fastest here; random weights may have either."""
-    rates: dict[Precision, float] = {}
-    for precision in ("fp32", "bf16"):
-        peak = gemm_peak(precision, threads, _PROBE_SECONDS)
-        rates[precision] = peak.flops_per_s if peak else 0.0
-    return max(rates, key=lambda precision: rates[precision])
+def _stored_precision(checkpoint: Checkpoint, device: PeakDevice) -> Precision:
+    stored = precision_of(checkpoint.tensor("model.embed_tokens.weight").dtype)
+    if stored == "fp16" and device == "cpu":
+        raise ConfigError(
+            f"{checkpoint.path} is stored as float16, which torch computes on a CPU many times"
+            " slower than fp32; give --precision fp32 or --precision bf16"
+        )
+    return stored
 
 
 def _gb(n_bytes: int) -> str:

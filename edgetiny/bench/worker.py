@@ -10,18 +10,18 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from edgetiny.bench.designs import DTYPES, random_model
+from edgetiny.bench.designs import random_model
 from edgetiny.bench.protocol import Protocol, measure
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.errors import EdgetinyError
 from edgetiny.measure import clock_ns, peak_rss_bytes, reset_peak_rss, rss_bytes
 from edgetiny.model import empty_model
-from edgetiny.runtimes import EagerRuntime, Runtime, open_runtime
+from edgetiny.runtimes import EagerRuntime, Runtime, open_random, open_runtime
 
 _NS_BETWEEN_EVENTS = 200_000_000
 
@@ -64,6 +64,7 @@ def measure_request(request: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         "load_is_cold": is_cold,
         "rss_before_load_bytes": before_bytes,
         "peak_rss_bytes": peak_rss_bytes(),
+        "peak_device_bytes": _peak_device_bytes(subject["device"]),
         "engine": asdict(runtime.engine),
         "versions": _versions(runtime.engine.name),
         "timings": asdict(timings),
@@ -99,14 +100,45 @@ class _Throttled:
 
 
 def _open(subject: Mapping[str, Any], protocol: Protocol, threads: int) -> Runtime:
-    if subject["kind"] == "design":
-        model = random_model(ModelConfig.from_hf(subject["config"]), DTYPES[subject["precision"]])
+    name, precision, device = subject["runtime"], subject["precision"], subject["device"]
+    config = ModelConfig.from_hf(subject["config"])
+    if subject["kind"] == "artefact":
+        return open_runtime(subject["path"], context=protocol.context, threads=threads)
+    if subject["kind"] == "checkpoint":
+        return open_runtime(
+            subject["path"],
+            runtime=name,
+            context=protocol.context,
+            precision=precision,
+            threads=threads,
+            device=device,
+            max_batch=protocol.batch,
+        )
+    if name == "eager" and precision == "int8":
+        model = random_model(config, precision)
         path = Path(subject["name"])
-        return EagerRuntime(model, path, context=protocol.context, threads=threads)
-    precision = subject["precision"] if subject["kind"] == "checkpoint" else None
-    return open_runtime(
-        subject["path"], context=protocol.context, precision=precision, threads=threads
+        runtime = EagerRuntime(model, path, context=protocol.context, threads=threads)
+        runtime.engine = replace(runtime.engine, precision=precision)
+        return runtime
+    return open_random(
+        config,
+        runtime=name,
+        precision=precision,
+        device=device,
+        context=protocol.context,
+        max_batch=protocol.batch,
+        threads=threads,
+        name=subject["name"],
     )
+
+
+def _peak_device_bytes(device: str) -> int | None:
+    """Return the most memory that this process had on a GPU; None where there is none."""
+    if device != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.max_memory_reserved()
 
 
 def _import_engine(subject: Mapping[str, Any]) -> None:
@@ -119,7 +151,7 @@ def _import_engine(subject: Mapping[str, Any]) -> None:
 
 
 def _versions(engine: str) -> dict[str, str]:
-    packages = ["torch", "numpy"] if engine == "eager" else ["onnxruntime", "numpy"]
+    packages = ["onnxruntime" if engine == "onnxruntime" else "torch", "numpy"]
     found = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -31,13 +31,17 @@ def setting(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Base of every stage's settings. `stage` is the command and the recipe's table name."""
+    """Base of every stage's settings. `stage` is the command and the recipe's table name.
+
+    Without a stage it is a table of another TOML file (`from_table`).
+    """
 
     stage: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for spec in fields(self):
-            _check_bounds(spec, getattr(self, spec.name))
+            name = flag_name(spec) if self.stage else spec.name
+            _check_bounds(spec, getattr(self, spec.name), name)
         self.check()
 
     def check(self) -> None:
@@ -77,6 +81,23 @@ class Config:
             if spec.default is MISSING and spec.name not in values:
                 raise ConfigError(f"edgetiny {cls.stage}: {flag_name(spec)} is missing")
         return cls(**values)
+
+    @classmethod
+    def from_table(cls, table: object, where: str) -> Self:
+        """Build the settings from one table of a TOML file that is no recipe.
+
+        Raises ConfigError, beginning with `where`, for a key that is unknown, wrong or missing.
+        """
+        if not isinstance(table, dict):
+            raise ConfigError(f"{where} must be a table, not {table!r}")
+        values = _coerce_all(cls, table, where)
+        for spec in fields(cls):
+            if spec.default is MISSING and spec.name not in values:
+                raise ConfigError(f"{where}: key {spec.name} is missing")
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
 
 
 def flag_name(spec: Field[Any]) -> str:
@@ -144,15 +165,15 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-def _check_bounds(spec: Field[Any], value: Any) -> None:
+def _check_bounds(spec: Field[Any], value: Any, name: str) -> None:
     minimum, maximum = spec.metadata["minimum"], spec.metadata["maximum"]
     for part in value if isinstance(value, tuple) else (value,):
         if part is None:
             continue
         if minimum is not None and not part >= minimum:
-            raise ConfigError(f"{flag_name(spec)} must be at least {minimum:g}, not {part}")
+            raise ConfigError(f"{name} must be at least {minimum:g}, not {part}")
         if maximum is not None and not part <= maximum:
-            raise ConfigError(f"{flag_name(spec)} must be at most {maximum:g}, not {part}")
+            raise ConfigError(f"{name} must be at most {maximum:g}, not {part}")
 
 
 def _as_json(value: Any) -> Any:

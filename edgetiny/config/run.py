@@ -7,6 +7,9 @@ from typing import ClassVar, Literal
 from edgetiny.config.base import Config, setting
 from edgetiny.errors import ConfigError
 
+RuntimeName = Literal["eager", "graph", "onnx"]
+BenchPrecision = Literal["fp32", "bf16", "fp16", "int8"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateConfig(Config):
@@ -49,27 +52,56 @@ class EvalConfig(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchConfig(Config):
-    """Defaults are the paper's protocol (section 2.2): 510 new tokens from 2, batch 20."""
+    """Without flags the paper's protocol (section 2.2): 510 new tokens from 2, batch 20, and 1.
+
+    A flag that is not given is the suite's, if there is one.
+    """
 
     stage: ClassVar[str] = "bench"
 
     source: Path | None = setting(
-        None, "checkpoint or artefact folder; random weights if not given", argument=True
+        None,
+        "checkpoint, artefact, or TOML file with a design; random weights if not given",
+        argument=True,
     )
+    suite: Path | None = setting(None, "TOML file with designs and a protocol to measure")
     device: Literal["cpu", "cuda", "android"] = setting("cpu", "where to run")
-    batch: tuple[int, ...] = setting(
-        (20, 1), "sequences decoded together; repeat for more", minimum=1
+    runtime: tuple[RuntimeName, ...] = setting(
+        (), "engine; repeat for more (default: onnx for an artefact, else eager)"
     )
-    prompt_tokens: int = setting(2, "tokens before the first new one", minimum=1)
-    new_tokens: int = setting(510, "tokens to decode", minimum=2)
-    repeats: int = setting(3, "measured runs, after warm-up", minimum=1)
-    precision: Literal["fp32", "bf16"] | None = setting(
-        None, "weights of a checkpoint; as stored if not given (random ones: the faster type here)"
+    precision: tuple[BenchPrecision, ...] = setting(
+        (),
+        "weights of a checkpoint or design; repeat for more (default: as stored; random ones: the"
+        " faster type here)",
+    )
+    batch: tuple[int, ...] = setting(
+        (), "sequences decoded together; repeat for more (default: 20 and 1)", minimum=1
+    )
+    context: tuple[int, ...] = setting(
+        (),
+        "tokens that stand in the cache before the clock starts; repeat for more (default: 0)",
+        minimum=0,
+    )
+    prompt_tokens: int | None = setting(
+        None, "tokens before the first new one (default: 2)", minimum=1
+    )
+    new_tokens: int | None = setting(None, "tokens to decode (default: 510)", minimum=2)
+    repeats: int | None = setting(None, "measured runs, after warm-up (default: 3)", minimum=1)
+    sustained_minutes: float | None = setting(
+        None, "then decode for so long, and report the trend (default: 0)", minimum=0.0
     )
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
-    out: Path | None = setting(None, "result JSON to write")
-    overwrite: bool = setting(False, "replace --out if it exists")
+    out: Path | None = setting(None, "result JSON to write; kept up to date after every row")
+    csv: Path | None = setting(None, "the rows as CSV, one line each")
+    markdown: Path | None = setting(None, "the rows as a Markdown table")
+    report: Path | None = setting(None, "page of charts and tables (HTML)")
+    resume: bool = setting(False, "keep the rows that --out has, and measure what is missing")
+    overwrite: bool = setting(False, "replace the files to write if they exist")
 
     def check(self) -> None:
-        if not self.batch:
-            raise ConfigError("batch is an empty list; give at least one --batch")
+        if self.source is not None and self.suite is not None:
+            raise ConfigError("give a model or --suite, not both: a suite has its own designs")
+        if self.resume and self.out is None:
+            raise ConfigError("--resume needs --out: the file whose rows are kept")
+        if self.resume and self.overwrite:
+            raise ConfigError("--resume keeps the rows of --out, --overwrite drops them; give one")

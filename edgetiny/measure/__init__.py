@@ -1,5 +1,12 @@
 """Clocks, spreads, memory and peaks of this machine. Importing measures and loads nothing."""
 
+from edgetiny.measure.cuda import (
+    cuda_free_bytes,
+    cuda_frequency_hz,
+    cuda_name,
+    cuda_temperature_celsius,
+)
+from edgetiny.measure.energy import EnergyMeter
 from edgetiny.measure.machine import cores, cpu_frequency_hz, llc_bytes, temperature_celsius
 from edgetiny.measure.memory import (
     anonymous_rss_bytes,
@@ -22,6 +29,7 @@ from edgetiny.measure.spread import Spread, clock_ns, median, percentile, spread
 __all__ = [
     "GEMM_DTYPES",
     "Bandwidth",
+    "EnergyMeter",
     "GemmDtype",
     "GemmPeak",
     "Spread",
@@ -30,6 +38,10 @@ __all__ = [
     "clock_ns",
     "cores",
     "cpu_frequency_hz",
+    "cuda_free_bytes",
+    "cuda_frequency_hz",
+    "cuda_name",
+    "cuda_temperature_celsius",
     "gemm_peak",
     "llc_bytes",
     "median",

@@ -2,11 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from edgetiny.errors import DeviceError
+from edgetiny.measure.cuda import cuda_free_bytes
 from edgetiny.measure.machine import llc_bytes
 from edgetiny.measure.memory import available_bytes
 from edgetiny.measure.spread import median
@@ -14,12 +15,14 @@ from edgetiny.measure.spread import median
 if TYPE_CHECKING:
     import torch
 
-GemmDtype = Literal["fp32", "bf16", "int8"]
+GemmDtype = Literal["fp32", "bf16", "fp16", "int8"]
+PeakDevice = Literal["cpu", "cuda"]
+# What a CPU is described by; it multiplies fp16 by way of fp32.
 GEMM_DTYPES: tuple[GemmDtype, ...] = ("fp32", "bf16", "int8")
 
 _LEAST_BUFFER_BYTES = 256 * 2**20
 _LLC_MULTIPLE = 4
-_GEMM_SIZES = (1024, 2048)
+_GEMM_SIZES: Mapping[PeakDevice, tuple[int, ...]] = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
 _SLOW_GEMM_SECONDS = 0.5
 
 
@@ -36,8 +39,8 @@ class Bandwidth:
     threads: int
 
 
-def read_bandwidth(threads: int, seconds: float = 1.0) -> Bandwidth:
-    """Measure how fast `threads` threads read memory that no cache holds.
+def read_bandwidth(threads: int, seconds: float = 1.0, device: PeakDevice = "cpu") -> Bandwidth:
+    """Measure how fast `threads` threads, or a CUDA device, read memory that no cache holds.
 
     Four reductions that store nothing take turns over one buffer of at least four times the
     last-level cache; the fastest pass of all is the limit, since neighbours only ever slow one.
@@ -45,12 +48,13 @@ def read_bandwidth(threads: int, seconds: float = 1.0) -> Bandwidth:
     """
     import torch
 
-    cache = llc_bytes()
+    cache = llc_bytes() if device == "cpu" else _cuda_cache_bytes()
     size = max(_LEAST_BUFFER_BYTES, _LLC_MULTIPLE * (cache or 0))
-    _require_memory(size)
+    _require_memory(size, available_bytes() if device == "cpu" else cuda_free_bytes())
     with _torch_threads(threads):
-        buffer = torch.ones(size // 4)
-        rates = _rates(_read_kernels(buffer), size, seconds)
+        buffer = torch.ones(size // 4, device=device)
+        rates = _rates(_read_kernels(buffer), size, seconds, device)
+        del buffer
     kernel = max(rates, key=lambda name: max(rates[name]))
     return Bandwidth(
         bytes_per_s=max(rates[kernel]),
@@ -75,22 +79,26 @@ class GemmPeak:
     threads: int
 
 
-def gemm_peak(dtype: GemmDtype, threads: int, seconds: float = 1.0) -> GemmPeak | None:
+def gemm_peak(
+    dtype: GemmDtype, threads: int, seconds: float = 1.0, device: PeakDevice = "cpu"
+) -> GemmPeak | None:
     """Measure the best rate of a square matrix product; None if torch has none of this dtype here.
 
     int8 is `torch._int_mm`: int8 operands, int32 sums.
     """
     best = None
     with _torch_threads(threads):
-        for size in _GEMM_SIZES:
-            product = _gemm(dtype, size)
+        for size in _GEMM_SIZES[device]:
+            product = _gemm(dtype, size, device)
             try:
                 start = time.perf_counter()
                 product()
+                _finish(device)
             except RuntimeError:  # torch: no such kernel on this processor
                 return best
             took = time.perf_counter() - start
-            rates = _rates({"gemm": product}, 2 * size**3, seconds / len(_GEMM_SIZES))["gemm"]
+            share = seconds / len(_GEMM_SIZES[device])
+            rates = _rates({"gemm": product}, 2 * size**3, share, device)["gemm"]
             peak = GemmPeak(max(rates), median(rates), dtype, size, len(rates), threads)
             if best is None or peak.flops_per_s > best.flops_per_s:
                 best = peak
@@ -112,33 +120,50 @@ def _read_kernels(buffer: "torch.Tensor") -> dict[str, Callable[[], object]]:
     }
 
 
-def _gemm(dtype: GemmDtype, size: int) -> Callable[[], object]:
+def _gemm(dtype: GemmDtype, size: int, device: PeakDevice) -> Callable[[], object]:
     import torch
 
     if dtype == "int8":
-        left = torch.ones(size, size, dtype=torch.int8)
-        right = torch.ones(size, size, dtype=torch.int8)
+        left = torch.ones(size, size, dtype=torch.int8, device=device)
+        right = torch.ones(size, size, dtype=torch.int8, device=device)
         return lambda: torch._int_mm(left, right)  # no public int8 product exists in torch 2.13
-    kind = torch.float32 if dtype == "fp32" else torch.bfloat16
-    a, b = torch.ones(size, size, dtype=kind), torch.ones(size, size, dtype=kind)
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    a = torch.ones(size, size, dtype=kind, device=device)
+    b = torch.ones(size, size, dtype=kind, device=device)
     return lambda: a @ b
 
 
 def _rates(
-    kernels: dict[str, Callable[[], object]], work: float, seconds: float
+    kernels: dict[str, Callable[[], object]], work: float, seconds: float, device: PeakDevice
 ) -> dict[str, list[float]]:
     """Return work per second of each pass; the kernels take turns, so noise hits all alike."""
     for kernel in kernels.values():
         kernel()  # the first pass pays for page faults and for choosing a kernel
+    _finish(device)
     rates: dict[str, list[float]] = {name: [] for name in kernels}
     deadline = time.perf_counter() + seconds
     while True:
         for name, kernel in kernels.items():
             start = time.perf_counter()
             kernel()
+            _finish(device)
             rates[name].append(work / (time.perf_counter() - start))
         if time.perf_counter() >= deadline:
             return rates
+
+
+def _finish(device: PeakDevice) -> None:
+    """Wait for a device that works on its own, so that the clock sees the whole pass."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def _cuda_cache_bytes() -> int | None:
+    import torch
+
+    return torch.cuda.get_device_properties(0).L2_cache_size or None
 
 
 @contextlib.contextmanager
@@ -156,8 +181,7 @@ def _torch_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _require_memory(size: int) -> None:
-    available = available_bytes()
+def _require_memory(size: int, available: int | None) -> None:
     if available is not None and size > available // 2:
         raise DeviceError(
             f"measuring bandwidth needs a buffer of {size / 2**20:,.0f} MiB, over half of the"

@@ -63,10 +63,12 @@ def test_a_probe_takes_any_context_up_to_the_longest(designs):
 
 
 @pytest.mark.parametrize("is_tied", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_random_weights_are_usable(make_checkpoint, is_tied, dtype):
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_random_weights_are_usable(make_checkpoint, is_tied, precision, dtype):
     config = make_checkpoint(tie_word_embeddings=is_tied, bias="qkv").config
-    model = random_model(config, dtype)
+    model = random_model(config, precision)
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == is_tied
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     logits = model(torch.tensor([[1, 2, 3]]))

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -23,8 +24,6 @@ def open_eager(make_checkpoint):
 
 
 def test_every_counted_token_was_computed(open_eager):
-    import numpy as np
-
     prompt = np.ones((3, 2), np.int64)
     seen = []
     # The last token is chosen and never fed back: 2 + 5 - 1 tokens have to fit, no fewer.
@@ -46,6 +45,49 @@ def test_measure_repeats_after_a_warm_up(open_eager):
     assert sum(tokens for _, tokens in events) == PROTOCOL.repeats * PROTOCOL.new_tokens
     assert events[0] == ("warm-up 1", 0)
     assert events[-1] == ("run 2 of 2", 1)
+
+
+def test_a_filled_cache_is_gone_back_to_and_not_on_the_clock(open_eager):
+    runtime = open_eager()
+    deep = Protocol(batch=2, prompt_tokens=3, new_tokens=4, repeats=2, depth=20)
+    phases = []
+    timings = measure(runtime, deep, lambda phase, tokens: phases.append(phase))
+    assert phases[0] == "filling the cache with 20 tokens"
+    assert [len(run.step_ns) for run in timings.runs] == [3, 3]
+    # Each run began again at 20: twelve runs of 7 tokens would not fit 64.
+    runtime.rewind(20)
+    runtime.step(np.ones((2, 44), np.int64))
+
+
+def test_decoding_after_a_filled_cache_is_that_of_one_long_prompt(open_eager):
+    class Told:
+        """A runtime that keeps what it was fed."""
+
+        def __init__(self, runtime):
+            self.runtime, self.fed = runtime, []
+
+        def greedy_step(self, tokens):
+            self.fed.append(tokens)
+            return self.runtime.greedy_step(tokens)
+
+        def __getattr__(self, name):
+            return getattr(self.runtime, name)
+
+    past = np.arange(20)[None] % 97
+    prompt = np.array([[5, 9, 3]])
+    long, filled = Told(open_eager()), Told(open_eager(name="again"))
+    decode(long, np.concatenate([past, prompt], axis=1), 5, lambda: None)
+    filled.prefill(past, np.array([20]))
+    decode(filled, prompt, 5, lambda: None, depth=20)
+    assert np.array_equal(np.concatenate(long.fed), np.concatenate(filled.fed))
+
+
+def test_a_sustained_part_runs_until_its_time_is_over(open_eager):
+    protocol = Protocol(batch=1, prompt_tokens=2, new_tokens=4, repeats=1, sustained_minutes=0.002)
+    timings = measure(open_eager(), protocol, lambda phase, tokens: None)
+    assert timings.sustained[-1].at_s >= 0.12
+    assert all(sample.tok_per_s_summed > 0 for sample in timings.sustained)
+    assert measure(open_eager(name="b"), PROTOCOL, lambda phase, tokens: None).sustained == []
 
 
 def test_no_token_ends_a_run(open_eager):

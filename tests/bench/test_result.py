@@ -8,11 +8,10 @@ import torch
 
 from edgetiny.bench.protocol import Protocol
 from edgetiny.bench.result import BenchResult, Environment, make_row, read_result
-from edgetiny.bench.roofline import Peaks, bound_of
-from edgetiny.bench.subject import find_subject
+from edgetiny.bench.roofline import Peaks, Reading, bound_of
+from edgetiny.bench.subject import folder_subjects
 from edgetiny.bench.worker import measure_request
-from edgetiny.config.run import BenchConfig
-from edgetiny.console import QUIET, show
+from edgetiny.console import show
 from edgetiny.cost import mean_context
 from edgetiny.errors import DataError
 from edgetiny.measure import Bandwidth, GemmPeak, median
@@ -28,10 +27,12 @@ LLAMA_BENCH = {
 }
 
 BANDWIDTH = Bandwidth(50e9, 48e9, "sum float32", 4, 2**28, 32 * 2**20, 1)
-PEAKS = Peaks(BANDWIDTH, BANDWIDTH, GemmPeak(200e9, 190e9, "fp32", 1024, 3, 1))
+READING = Reading(BANDWIDTH, GemmPeak(200e9, 190e9, "fp32", 1024, 3, 1))
+PEAKS = Peaks(READING, READING)
 PROTOCOL = Protocol(batch=3, prompt_tokens=2, new_tokens=9, repeats=2)
 ENVIRONMENT = Environment(
     cpu="a processor",
+    gpu=None,
     threads=1,
     commit="0.1.0",
     edgetiny_version="0.1.0",
@@ -39,15 +40,19 @@ ENVIRONMENT = Environment(
 )
 
 
-def row_of(checkpoint, *, protocol=PROTOCOL, bytes_per_token=None):
+def row_of(checkpoint, *, protocol=PROTOCOL, bytes_per_token=None, energy_j=None):
     """Measure a checkpoint in this process, against a machine whose peaks are given."""
-    subject = find_subject(BenchConfig(source=checkpoint.path), 1, QUIET)
+    [subject] = folder_subjects(checkpoint.path, (), (), "cpu")
     request = {"subject": subject.request(), "protocol": asdict(protocol), "threads": 1}
     measured = measure_request(request, lambda event: None)
     measured["temperature_celsius"] = {"before": None, "after": 40.0}
+    measured["frequency_hz"] = {"before": None, "after": 3e9}
+    for run in measured["timings"]["runs"]:
+        run["energy_j"] = energy_j
     runs = measured["timings"]["runs"]
     step_s = 1e-9 / median([len(run["step_ns"]) / sum(run["step_ns"]) for run in runs])
-    step = subject.step(protocol.batch, mean_context(protocol.prompt_tokens, protocol.new_tokens))
+    context = mean_context(protocol.depth + protocol.prompt_tokens, protocol.new_tokens)
+    step = subject.step(protocol.batch, context)
     bound = bound_of(step, step_s, PEAKS)
     return make_row(subject, protocol, ENVIRONMENT, measured, bound, bytes_per_token)
 
@@ -112,17 +117,33 @@ def test_a_row_that_cannot_be_believed_says_so(make_checkpoint):
 
 def test_the_summary_prints_a_column_per_row(make_checkpoint, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    rows = [
-        row_of(make_checkpoint()),
-        row_of(
-            make_checkpoint("one"),
-            protocol=Protocol(batch=1, prompt_tokens=2, new_tokens=9, repeats=1),
-        ),
-    ]
+    checkpoint = make_checkpoint()
+    one = Protocol(batch=1, prompt_tokens=2, new_tokens=9, repeats=1)
+    rows = [row_of(checkpoint), row_of(checkpoint, protocol=one)]
     show(BenchResult(rows, Path("result.json")).summary(), as_json=False)
     printed = capsys.readouterr().out
     for words in ("batch 3", "batch 1", "tok/s per sequence", "summed", "in cache", "result.json"):
         assert words in printed
+
+
+def test_joules_are_there_where_they_can_be_read(make_checkpoint):
+    assert "joules_per_token" not in row_of(make_checkpoint())
+    row = row_of(make_checkpoint("other"), energy_j=54.0)
+    assert row["joules_per_token"]["median"] == 54.0 / (3 * 9)
+    jsonschema.validate(BenchResult([row], None).document(), SCHEMA)
+
+
+def test_a_sustained_part_has_a_trend(make_checkpoint):
+    protocol = Protocol(batch=1, prompt_tokens=2, new_tokens=4, repeats=1, sustained_minutes=0.003)
+    row = row_of(make_checkpoint(), protocol=protocol)
+    jsonschema.validate(json.loads(json.dumps(BenchResult([row], None).document())), SCHEMA)
+    sustained = row["sustained"]
+    assert sustained["minutes"] >= 0.003
+    assert sustained["runs"] == len(sustained["samples"]) > 0
+    times = [sample["at_s"] for sample in sustained["samples"]]
+    assert times == sorted(times)
+    first, last = (sustained[f"{end}_tok_per_s_summed"] for end in ("first", "last"))
+    assert sustained["change"] == pytest.approx(last / first - 1)
 
 
 def test_the_golden_result_loads():

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgetiny.bench.roofline import Peaks, bound_of
+from edgetiny.bench.roofline import Peaks, Reading, bound_of, gemm_dtype
 from edgetiny.cost import StepCost
 from edgetiny.measure import Bandwidth, GemmPeak
 
@@ -16,7 +16,8 @@ BANDWIDTH = Bandwidth(
     threads=2,
 )
 GEMM = GemmPeak(200e9, 190e9, "fp32", 1024, 3, 2)
-PEAKS = Peaks(BANDWIDTH, BANDWIDTH, GEMM)
+READING = Reading(BANDWIDTH, GEMM)
+PEAKS = Peaks(READING, READING)
 STEP = StepCost(batch=2, context=10.0, weight_bytes=400e6, kv_bytes=100e6, flops=0.2e9)
 
 
@@ -49,14 +50,14 @@ def test_what_the_cache_holds_is_labelled_and_not_doubted():
 def test_an_unknown_cache_is_not_assumed():
     unknown = replace(BANDWIDTH, llc_bytes=None)
     small = replace(STEP, weight_bytes=1e6, kv_bytes=0.0)
-    bound = bound_of(small, 1e-6, Peaks(unknown, unknown, GEMM))
+    bound = bound_of(small, 1e-6, Peaks(Reading(unknown, GEMM), Reading(unknown, GEMM)))
     assert not bound.is_in_cache
     assert bound.doubts
 
 
 @pytest.mark.parametrize(("after", "n_doubts"), [(44e9, 0), (42e9, 1), (60e9, 1)])
 def test_peaks_that_differ_by_more_than_15_percent_are_doubted(after, n_doubts):
-    peaks = Peaks(BANDWIDTH, replace(BANDWIDTH, bytes_per_s=after), GEMM)
+    peaks = Peaks(READING, Reading(replace(BANDWIDTH, bytes_per_s=after), GEMM))
     bound = bound_of(STEP, 0.1, peaks)
     assert len(bound.doubts) == n_doubts
     assert bound.as_json()["read_bytes_per_s"] == max(50e9, after)
@@ -66,6 +67,19 @@ def test_arithmetic_can_be_the_limit_and_may_be_unknown():
     busy = replace(STEP, flops=20e9)
     assert bound_of(busy, 1.0, PEAKS).limited_by == "compute"
     assert bound_of(busy, 1.0, PEAKS).predicted_step_s == pytest.approx(0.1)
-    unknown = bound_of(busy, 1.0, Peaks(BANDWIDTH, BANDWIDTH, None))
+    unknown = bound_of(busy, 1.0, Peaks(Reading(BANDWIDTH, None), Reading(BANDWIDTH, None)))
     assert unknown.limited_by == "memory"
     assert unknown.as_json()["gemm_flops_per_s"] is None
+
+
+@pytest.mark.parametrize(("after", "n_doubts"), [(180e9, 0), (160e9, 1), (260e9, 1)])
+def test_products_are_held_to_the_same(after, n_doubts):
+    peaks = Peaks(READING, Reading(BANDWIDTH, replace(GEMM, flops_per_s=after)))
+    assert len(bound_of(STEP, 0.1, peaks).doubts) == n_doubts
+    assert peaks.flops_per_s == max(200e9, after)
+
+
+def test_a_cpu_multiplies_fp16_as_fp32():
+    assert gemm_dtype("fp16", "cpu") == "fp32"
+    assert gemm_dtype("fp16", "cuda") == "fp16"
+    assert gemm_dtype("int8", "cpu") == "int8"

@@ -40,13 +40,16 @@ def test_one_process_per_row_and_a_file(make_checkpoint, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_prints_what_the_file_would_hold(make_checkpoint, capsys):
-    flags = "--batch 1 --new-tokens 4 --prompt-tokens 3 --repeats 1 --threads 1 --precision bf16"
-    code = main(["bench", str(make_checkpoint().path), *flags.split(), "--json", "--quiet"])
+    shape = "--batch 1 --new-tokens 4 --prompt-tokens 3 --context 5 --repeats 1"
+    flags = [*shape.split(), "--threads", "1", "--precision", "bf16", "--json", "--quiet"]
+    code = main(["bench", str(make_checkpoint().path), *flags])
     printed = json.loads(capsys.readouterr().out)
     assert code == 0
     jsonschema.validate(printed, json.loads(SCHEMA.read_text()))
     [row] = printed["rows"]
     assert (row["n_batch"], row["n_prompt"], row["n_gen"], row["n_threads"]) == (1, 3, 4, 1)
+    assert row["n_depth"] == 5
+    assert row["roofline"]["context"] == 10.0
     assert (row["precision"], row["kv_dtype"]) == ("bf16", "bf16")
 
 
@@ -99,7 +102,7 @@ def test_a_folder_without_permission_is_found_before_the_run(make_checkpoint, tm
         (tmp_path / "locked").mkdir(mode=0o500)
         out = tmp_path / "locked" / "result.json"
     with pytest.raises(ConfigError, match="cannot write"):
-        bench(make_checkpoint().path, out=out)
+        bench(make_checkpoint().path, new_tokens=6, out=out)
 
 
 def test_no_room_is_found_before_the_run(make_checkpoint, tmp_path):
@@ -109,11 +112,6 @@ def test_no_room_is_found_before_the_run(make_checkpoint, tmp_path):
     with pytest.raises(ConfigError, match="holds 64 tokens"):
         bench(make_checkpoint("other").path, out=out)
     assert not out.exists()
-
-
-def test_an_empty_list_of_batches_is_refused():
-    with pytest.raises(ConfigError, match="at least one --batch"):
-        BenchConfig(batch=())
 
 
 def test_the_commit_is_a_revision_or_the_version():

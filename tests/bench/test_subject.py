@@ -5,15 +5,16 @@ import torch
 
 from edgetiny.bench.designs import DESIGNS
 from edgetiny.bench.protocol import Protocol
-from edgetiny.bench.subject import check_fits, find_subject, subject_of_design
-from edgetiny.config.run import BenchConfig
-from edgetiny.console import QUIET
-from edgetiny.cost import run_memory, step_cost
+from edgetiny.bench.subject import check_fits, design_subject, folder_subjects
+from edgetiny.cost import parameters, run_memory, step_cost
 from edgetiny.errors import ArtefactError, CheckpointError, ConfigError, DeviceError
 
 
-def find(source, **settings):
-    return find_subject(BenchConfig(source=source, **settings), 1, QUIET)
+def find(source, precision=None, runtime=None, device="cpu"):
+    precisions = () if precision is None else (precision,)
+    runtimes = () if runtime is None else (runtime,)
+    [subject] = folder_subjects(source, precisions, runtimes, device)
+    return subject
 
 
 @pytest.fixture
@@ -95,6 +96,39 @@ def test_a_manifest_without_its_facts_is_refused(artefact):
         find(artefact)
 
 
+def test_a_runtime_that_does_not_run_it_is_refused(artefact, make_checkpoint):
+    with pytest.raises(ConfigError, match="it runs in the onnx runtime"):
+        find(artefact, runtime="eager")
+    assert find(artefact, runtime="onnx").runtime == "onnx"
+    with pytest.raises(DeviceError, match="--device cpu"):
+        find(artefact, device="cuda")
+    path = make_checkpoint().path
+    with pytest.raises(ConfigError, match="export it first"):
+        find(path, runtime="onnx")
+    with pytest.raises(ConfigError, match="is a shape alone"):
+        design_subject(DESIGNS[0], "fp32", "onnx", "cpu")
+
+
+def test_int8_needs_an_export_or_the_graph_runtime(make_checkpoint):
+    path = make_checkpoint().path
+    with pytest.raises(ConfigError, match=r"measure the artefact, or give --runtime graph"):
+        find(path, precision="int8")
+    subject = find(path, precision="int8", runtime="graph")
+    assert (subject.held_precision, subject.kv_precision) == ("int8", "fp32")
+
+
+@pytest.mark.parametrize("runtime", ["eager", "graph"])
+def test_int8_is_a_byte_a_weight_with_a_scale_per_row(runtime):
+    config = DESIGNS[0].config
+    subject = design_subject(DESIGNS[0], "int8", runtime, "cpu")
+    matrices = parameters(config).total - parameters(config).norms
+    table = config.vocab_size * config.hidden_size
+    # The eager runtime gathers rows from an fp32 table.
+    expected = matrices + (3 * table if runtime == "eager" else 0)
+    assert subject.size_bytes == pytest.approx(expected, rel=0.01)
+    assert subject.step(1, 2.0).weight_bytes == pytest.approx(matrices - table, rel=0.01)
+
+
 def test_a_missing_folder_is_one_line(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         find(tmp_path / "nowhere")
@@ -106,10 +140,13 @@ def test_a_context_beyond_the_model_is_refused(make_checkpoint):
     check_fits(subject, fitting, None)
     with pytest.raises(ConfigError, match=r"holds 64 tokens, 2 \+ 63 .*--new-tokens 62 or less"):
         check_fits(subject, Protocol(batch=1, prompt_tokens=2, new_tokens=63, repeats=1), None)
+    with pytest.raises(ConfigError, match=r"holds 64 tokens, 12 \+ 53 .*--new-tokens 52 or less"):
+        deep = Protocol(batch=1, prompt_tokens=2, new_tokens=53, repeats=1, depth=10)
+        check_fits(subject, deep, None)
 
 
 def test_memory_is_predicted_before_loading():
-    subject = subject_of_design(DESIGNS[0], "fp32")
+    subject = design_subject(DESIGNS[0], "fp32", "eager", "cpu")
     protocol = Protocol(batch=20, prompt_tokens=2, new_tokens=510, repeats=1)
     need = run_memory(subject.config, "fp32", 20, 512).total
     check_fits(subject, protocol, need)

@@ -5,18 +5,32 @@ from dataclasses import asdict
 import pytest
 
 from edgetiny.bench.protocol import Protocol
-from edgetiny.bench.subject import find_subject
+from edgetiny.bench.subject import folder_subjects
 from edgetiny.bench.worker import drop_from_page_cache, measure_request
-from edgetiny.config.run import BenchConfig
-from edgetiny.console import QUIET
 from edgetiny.errors import CheckpointError
 
 PROTOCOL = Protocol(batch=2, prompt_tokens=2, new_tokens=6, repeats=2)
 
 
-def request_for(checkpoint):
-    subject = find_subject(BenchConfig(source=checkpoint.path), 1, QUIET)
+def request_for(checkpoint, runtime="eager"):
+    [subject] = folder_subjects(checkpoint.path, (), (runtime,), "cpu")
     return {"subject": subject.request(), "protocol": asdict(PROTOCOL), "threads": 1}
+
+
+@pytest.mark.parametrize("runtime", ["eager", "graph"])
+def test_a_row_runs_in_the_runtime_asked_for(make_checkpoint, runtime):
+    measured = measure_request(request_for(make_checkpoint(), runtime), lambda event: None)
+    assert measured["engine"]["name"] == runtime
+    assert measured["peak_device_bytes"] is None
+    assert all(run["is_finite"] for run in measured["timings"]["runs"])
+
+
+@pytest.mark.parametrize("runtime", ["eager", "graph"])
+def test_a_design_runs_at_int8_without_an_export(make_checkpoint, runtime):
+    request = request_for(make_checkpoint(), runtime)
+    request["subject"] |= {"kind": "design", "path": None, "precision": "int8"}
+    engine = measure_request(request, lambda event: None)["engine"]
+    assert (engine["name"], engine["precision"], engine["kv_dtype"]) == (runtime, "int8", "fp32")
 
 
 def test_a_request_is_json_and_so_is_the_answer(make_checkpoint):
