@@ -5,8 +5,9 @@
 A is sentencepiece alone: every document is in memory as a string, each process encodes its share
 and throws the ids away, and only encoding is timed. B is edgetiny's counting, all of it:
 decompressing and parsing the files, starting the processes, encoding, adding up. A and B take
-turns, with one process and with two; the last lines give medians and their ratio. Then the command
-itself runs once in a process of its own, and the resident memory of it and its children is sampled.
+turns, with one process and with two; printed are medians and their ratio, by the clock and by the
+CPU time of all processes, which other work on the machine disturbs less. Then the command itself
+runs once in a process of its own, and the resident memory of it and its children is sampled.
 """
 
 import argparse
@@ -16,9 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from multiprocessing import get_context
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -32,41 +34,50 @@ from edgetiny.tokenizer.count import count_tokens
 _SAMPLE_SECONDS = 0.02
 
 
-def plain_seconds(model: Path, texts: list[str], processes: int) -> float:
-    """Return how long sentencepiece takes to encode the texts, shared among processes."""
-    if processes == 1:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
-        started = time.perf_counter()
-        for text in texts:
-            processor.encode(text)
-        return time.perf_counter() - started
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds by the clock, and CPU seconds of all processes together."""
+
+    clock: float
+    cpu: float
+
+
+def plain(model: Path, texts: list[str], processes: int) -> Took:
+    """Let sentencepiece encode the texts, shared among processes; loading it is not counted."""
     context = get_context("fork")
-    barrier = context.Barrier(processes + 1)
+    barrier, cpu = context.Barrier(processes + 1), context.Array("d", processes)
     shares = [texts[number::processes] for number in range(processes)]
-    workers = [context.Process(target=encode, args=(model, share, barrier)) for share in shares]
+    workers = [
+        context.Process(target=encode, args=(model, share, barrier, cpu, number))
+        for number, share in enumerate(shares)
+    ]
     for worker in workers:
         worker.start()
     barrier.wait()
     started = time.perf_counter()
     for worker in workers:
         worker.join()
-    return time.perf_counter() - started
+    return Took(time.perf_counter() - started, sum(cpu))
 
 
-def encode(model: Path, texts: list[str], barrier: Barrier) -> None:
+def encode(model: Path, texts: list[str], barrier: Any, cpu: Any, number: int) -> None:
     """Encode texts once every process has loaded the model."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     barrier.wait()
+    started = time.process_time()
     for text in texts:
         processor.encode(text)
+    cpu[number] = time.process_time() - started
 
 
-def count_seconds(model: Path, files: list[Path], processes: int) -> float:
-    """Return how long edgetiny takes from the files to the counts."""
+def count(model: Path, files: list[Path], processes: int) -> Took:
+    """Let edgetiny count from the files on; the start of its processes is counted."""
     tokenizer = Tokenizer.open(model)
-    started = time.perf_counter()
+    before = os.times()
     count_tokens(tokenizer, files, processes=processes, reporter=QUIET)
-    return time.perf_counter() - started
+    after = os.times()
+    cpu = sum(after[:4]) - sum(before[:4])
+    return Took(after.elapsed - before.elapsed, cpu)
 
 
 def check_equal(model: Path, files: list[Path], texts: list[str]) -> int:
@@ -110,6 +121,17 @@ def resident(process: psutil.Process) -> int:
     return total
 
 
+def row(name: str, megabytes: float, a: list[Took], b: list[Took]) -> str:
+    """Return medians of megabytes a second, their ratio, and the ratio of each turn."""
+    speeds = [[megabytes / getattr(took, name) for took in side] for side in (a, b)]
+    plain_speed, count_speed = map(statistics.median, speeds)
+    ratios = [ours / theirs for theirs, ours in zip(*speeds, strict=True)]
+    return (
+        f"MB a second of {name}: sentencepiece {plain_speed:.2f}, edgetiny {count_speed:.2f},"
+        f" ratio {count_speed / plain_speed:.2f} (turns {min(ratios):.2f} to {max(ratios):.2f})"
+    )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -127,22 +149,17 @@ def main() -> None:
         tokens = check_equal(model, arguments.text, texts)
         print(f"\n{model.stem}: {tokens:,} tokens, the same counts")
         for processes in (1, 2):
-            plain, counted = [], []
+            a, b = [], []
             for _ in range(arguments.repeats):
-                plain.append(megabytes / plain_seconds(model, texts, processes))
-                counted.append(megabytes / count_seconds(model, arguments.text, processes))
-                print(f"  {processes} process(es): A {plain[-1]:.2f}, B {counted[-1]:.2f} MB/s")
-            a, b = statistics.median(plain), statistics.median(counted)
-            ratios = [one / other for one, other in zip(counted, plain, strict=True)]
-            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            print(
-                f"  {processes} process(es), medians: sentencepiece {a:.2f} MB/s, edgetiny"
-                f" {b:.2f} MB/s, ratio {b / a:.2f} (each turn {spread})"
-            )
+                a.append(plain(model, texts, processes))
+                b.append(count(model, arguments.text, processes))
+            print(f"  {processes} process(es), {arguments.repeats} turns each:")
+            for name in ("clock", "cpu"):
+                print(f"    {row(name, megabytes, a, b)}")
             peak, seconds = peak_bytes(model, arguments.text, processes)
             print(
-                f"  {processes} process(es), the command: {seconds:.1f} s, peak memory of all"
-                f" processes {peak / 1e6:,.0f} MB"
+                f"    the command: {seconds:.1f} s, peak memory of all its processes"
+                f" {peak / 1e6:,.0f} MB"
             )
 
 

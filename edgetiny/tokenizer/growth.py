@@ -77,7 +77,7 @@ def warn_of_uncovered_scripts(
         figures = ", ".join(f"{name} {shares[name]:.0%}" for name in barely)
         reporter.say(
             f"warning: the tokenizer barely covers this text; parts of characters or unknown are"
-            f" {figures} of the tokens: a retrained tokenizer (--retrain) may serve it better"
+            f" {figures} of the tokens; one learnt from it (compress --retrain) may serve it better"
         )
     return barely
 

@@ -1,16 +1,17 @@
 """How often each token occurs in texts, each word tokenized once however often it comes."""
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetiny.tokenizer.cut import neighbours
-from edgetiny.tokenizer.model_file import BPE, NORMAL, SPACE
+from edgetiny.tokenizer.model_file import BPE, NORMAL, SPACE, load_model, protobuf
 from edgetiny.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from edgetiny.tokenizer.tokenizer import Tokenizer
 
@@ -19,8 +20,9 @@ Counts = NDArray[np.int64]
 # Texts with fewer spaces than one in so many characters have no words that come again.
 _CHARACTERS_A_SPACE = 24
 _LONGEST_WORD = 32
-# About 50 MB in each process.
-_MOST_WORDS = 1 << 18
+# About 100 MB in each process.
+_MOST_WORDS = 1 << 19
+_ID = np.dtype(np.int32)
 
 
 def occurrences_in(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Counts, Counts]:
@@ -50,14 +52,16 @@ class WordCache:
     text are those of its words, each with the space before it.
     """
 
-    def __init__(self, tokenizer: SentencePieceTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._has_prefix = bool(tokenizer.proto.normalizer_spec.add_dummy_prefix)
-        pairs = neighbours(piece.piece for piece in tokenizer.proto.pieces)
+    def __init__(self, proto: Any) -> None:
+        pairs = neighbours(piece.piece for piece in proto.pieces)
         joined = re.escape("".join(sorted(left for left, right in pairs if right == SPACE)))
         # The space comes first, so that the search goes from space to space.
         self._space = re.compile(f" (?<=[^ {joined}] )")
-        self._known: dict[str, list[int]] = {}
+        bare = protobuf.ModelProto()
+        bare.CopyFrom(proto)
+        bare.normalizer_spec.add_dummy_prefix = False
+        self._processor, _ = load_model(bare.SerializeToString(), "the tokenizer")
+        self._known: dict[str, bytes] = {}
 
     def is_worth(self, text: str) -> bool:
         """Whether a text has words enough; U+2581 in it would pass for a space."""
@@ -73,22 +77,22 @@ class WordCache:
 
     def tokens(self, words: Counter[str]) -> tuple[Counts, Counts]:
         """Return the ids of words that follow a space, and how often each word occurs."""
-        spellings = [self._tokens(word) for word in words]
-        ids = np.fromiter(chain.from_iterable(spellings), dtype=np.int64)
+        if len(self._known) > _MOST_WORDS:
+            self._known.clear()
+        known = self._known
+        new = self._spell([word for word in words if word not in known])
+        spellings = [known.get(word) or new[word] for word in words]
+        known |= {word: tokens for word, tokens in new.items() if len(word) <= _LONGEST_WORD}
         lengths = np.fromiter(map(len, spellings), dtype=np.int64, count=len(spellings))
         times = np.fromiter(words.values(), dtype=np.int64, count=len(spellings))
-        return ids, np.repeat(times, lengths)
+        ids = np.frombuffer(b"".join(spellings), dtype=_ID).astype(np.int64)
+        return ids, np.repeat(times, lengths // _ID.itemsize)
 
-    def _tokens(self, word: str) -> list[int]:
-        known = self._known.get(word)
-        if known is None:
-            # A tokenizer that puts a space before every text puts this one.
-            known = self._tokenizer.encode(word if self._has_prefix else f" {word}")
-            if len(word) <= _LONGEST_WORD:
-                if len(self._known) >= _MOST_WORDS:
-                    self._known.clear()
-                self._known[word] = known
-        return known
+    def _spell(self, words: list[str]) -> dict[str, bytes]:
+        found = self._processor.encode([f" {word}" for word in words], num_threads=1)
+        return {
+            word: array(_ID.char, ids).tobytes() for word, ids in zip(words, found, strict=True)
+        }
 
 
 @lru_cache(maxsize=2)
@@ -101,4 +105,4 @@ def _word_cache(tokenizer: Tokenizer) -> WordCache | None:
     is_merging = tokenizer.proto.trainer_spec.model_type == BPE
     # Neighbouring unknown characters become one unknown token: the space must not be one.
     has_space = any(piece.piece == SPACE and piece.type == NORMAL for piece in pieces)
-    return WordCache(tokenizer) if is_verbatim and is_merging and has_space else None
+    return WordCache(tokenizer.proto) if is_verbatim and is_merging and has_space else None
