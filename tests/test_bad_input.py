@@ -305,3 +305,38 @@ def test_an_existing_folder_is_never_replaced_unasked(refused, tmp_path, checkpo
     assert "exists" in refused("gqa", checkpoint, "--groups", 1, "--out", kept)
     line = refused("gqa", checkpoint, "--groups", 1, "--out", kept, "--overwrite")
     assert "was not written by edgetiny" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--device", "cuda"], "no CUDA device here"),
+        (["--device", "cuda:1"], "must be one of cpu, cuda, android"),
+        (["--suite", "newer.toml"], "schema version 2, this edgetiny knows up to 1"),
+        (["--suite", "typo.toml"], "unknown key batch; did you mean batches?"),
+        (["--suite", "good.toml", "--batch", 10**9], "needs"),
+        (["--suite", "good.toml", "--precision", "fp16"], "many times slower"),
+        (["good.toml", "--suite", "good.toml"], "not both"),
+        (["missing.toml"], "does not exist"),
+        (["artefact", "--batch", 5], "at most 4 sequences together, not 5"),
+        (["artefact", "--runtime", "graph"], "it runs in the onnx runtime"),
+        (["artefact", "--precision", "bf16"], "--precision does not apply"),
+    ],
+)
+def test_a_benchmark_that_cannot_be(
+    words, message, refused, tmp_path, tmp_path_factory, checkpoint
+):
+    given = tmp_path_factory.mktemp("given")
+    design = "name = 'a'\nnum_hidden_layers = 2\nhidden_size = 32\nintermediate_size = 64\n"
+    design += "num_attention_heads = 4\nvocab_size = 97\n"
+    suite = f"schema_version = 1\nname = 's'\n[protocol]\nbatches = [1]\n[[designs]]\n{design}"
+    (given / "good.toml").write_text(suite)
+    (given / "newer.toml").write_text(suite.replace("version = 1", "version = 2"))
+    (given / "typo.toml").write_text(suite.replace("batches", "batch"))
+    shutil.copytree(checkpoint, given / "artefact")
+    manifest = {"precision": "int8", "kv_dtype": "fp32", "compute_dtype": "fp32", "context": 600}
+    manifest |= {"schema_version": 1, "max_batch": 4, "files": {"model.onnx": {"bytes": 9}}}
+    (given / "artefact" / "manifest.json").write_text(json.dumps(manifest))
+    words = [given / word if (given / str(word)).exists() else word for word in words]
+    out = ["--out", tmp_path / "new" / "r.json", "--report", tmp_path / "r.html"]
+    assert message in refused("bench", *words, *out)

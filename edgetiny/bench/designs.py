@@ -15,7 +15,6 @@ from edgetiny.cost import Precision, mean_context, run_memory
 from edgetiny.init import RandomTensors
 from edgetiny.measure import clock_ns
 from edgetiny.model import KVCache, Transformer, build_model
-from edgetiny.runtimes import compute_precision
 from edgetiny.runtimes.precision import DTYPES
 
 # Beyond this the first try of a new user would look like a hang.
@@ -116,7 +115,7 @@ def choose_design(
                 precision,
                 batch,
                 context,
-                kv_precision=compute_precision(precision, "cpu"),
+                kv_precision=_activations(precision),
             ).total
             for batch in batches
         )
@@ -140,7 +139,7 @@ def probe_step_seconds(
     """Estimate one decode step from the times of one layer and of the head, in seconds."""
     layer_only = replace(config, num_hidden_layers=1, vocab_size=32)
     model = random_model(layer_only, precision)
-    dtype = DTYPES[compute_precision(precision, "cpu")]
+    dtype = DTYPES[_activations(precision)]
     head = torch.full((config.vocab_size, config.hidden_size), 0.5, dtype=dtype)
     tokens = torch.zeros(batch, 1, dtype=torch.int64)
     with torch.inference_mode():
@@ -164,6 +163,10 @@ def random_model(config: ModelConfig, precision: Precision) -> Transformer:
     if precision == "int8":
         return int8_model(config, tensors)
     return build_model(config, tensors, DTYPES[precision])
+
+
+def _activations(precision: Precision) -> Precision:
+    return "fp32" if precision == "int8" else precision
 
 
 def _reason(skipped: Sequence[str], chosen: str) -> str:

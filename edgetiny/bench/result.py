@@ -68,6 +68,8 @@ def make_row(
     bytes_per_token: float | None,
 ) -> dict[str, Any]:
     """Put one row together from what the worker measured and what the machine could do."""
+    # What a step reads was counted before loading: the engine must hold what was supposed.
+    assert measured["engine"]["kv_dtype"] == subject.kv_precision, measured["engine"]
     runs = measured["timings"]["runs"]
     doubts = list(bound.doubts)
     if not all(run["is_finite"] for run in runs):
@@ -132,6 +134,7 @@ def _llama_bench(
         "stddev_ts": _deviation(samples_ts),
         "samples_ns": samples_ns,
         "samples_ts": samples_ts,
+        "samples_ttft_ns": [run["prefill_ns"] for run in runs],
     }
 
 

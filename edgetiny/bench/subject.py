@@ -22,7 +22,6 @@ from edgetiny.cost import (
 from edgetiny.errors import ArtefactError, ConfigError, DeviceError
 from edgetiny.files import read_json
 from edgetiny.measure.peaks import PeakDevice
-from edgetiny.runtimes import compute_precision
 from edgetiny.runtimes.precision import check_device, precision_of
 
 # Of torch's runtimes a matrix at int8 has one scale per row.
@@ -194,7 +193,7 @@ def _of_torch(
     runtime: RuntimeName,
     device: PeakDevice,
 ) -> Subject:
-    activations = compute_precision(precision, device)
+    activations = activations_of(precision, runtime)
     # The eager runtime gathers its rows from a table of the activations' type.
     table = activations if runtime == "eager" else precision
     return Subject(
@@ -213,6 +212,13 @@ def _of_torch(
         runtime=runtime,
         device=device,
     )
+
+
+def activations_of(precision: Precision, runtime: RuntimeName) -> Precision:
+    """Return the type of activations and cache beside weights of `precision` in torch."""
+    if precision != "int8":
+        return precision
+    return "fp32" if runtime == "eager" else "bf16"
 
 
 def _of_artefact(

@@ -138,7 +138,7 @@ def test_a_sustained_part_has_a_trend(make_checkpoint):
     row = row_of(make_checkpoint(), protocol=protocol)
     jsonschema.validate(json.loads(json.dumps(BenchResult([row], None).document())), SCHEMA)
     sustained = row["sustained"]
-    assert sustained["minutes"] >= 0.003
+    assert sustained["minutes"] == pytest.approx(0.003, rel=0.5)
     assert sustained["runs"] == len(sustained["samples"]) > 0
     times = [sample["at_s"] for sample in sustained["samples"]]
     assert times == sorted(times)

@@ -114,7 +114,7 @@ def test_int8_needs_an_export_or_the_graph_runtime(make_checkpoint):
     with pytest.raises(ConfigError, match=r"measure the artefact, or give --runtime graph"):
         find(path, precision="int8")
     subject = find(path, precision="int8", runtime="graph")
-    assert (subject.held_precision, subject.kv_precision) == ("int8", "fp32")
+    assert (subject.held_precision, subject.kv_precision) == ("int8", "bf16")
 
 
 @pytest.mark.parametrize("runtime", ["eager", "graph"])

@@ -1,0 +1,115 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgetiny.bench.cases import Plan, bench_device, check_cases, make_plan
+from edgetiny.config.run import BenchConfig
+from edgetiny.console import QUIET
+from edgetiny.errors import ConfigError, DeviceError
+
+SUITES = Path(__file__).parents[2] / "bench/suites"
+DESIGN = """
+schema_version = 1
+name = "one"
+num_hidden_layers = 2
+hidden_size = 32
+intermediate_size = 64
+num_attention_heads = 4
+vocab_size = 97
+"""
+
+
+def plan(device="cpu", **settings) -> Plan:
+    return make_plan(BenchConfig(**settings), device, 2, QUIET)
+
+
+def facts(plan):
+    return [
+        (
+            case.subject.runtime,
+            case.subject.precision,
+            case.protocol.depth,
+            case.protocol.batch,
+        )
+        for case in plan.cases
+    ]
+
+
+def test_rows_are_the_product_of_what_is_asked_for(make_checkpoint):
+    found = plan(
+        source=make_checkpoint().path,
+        runtime=("eager", "graph"),
+        precision=("fp32", "bf16"),
+        context=(0, 9),
+        batch=(2, 1),
+    )
+    assert len(found.cases) == len(set(facts(found))) == 16
+    assert facts(found)[:3] == [
+        ("eager", "fp32", 0, 2),
+        ("eager", "fp32", 0, 1),
+        ("eager", "fp32", 9, 2),
+    ]
+    keys = {case.key(2) for case in found.cases}
+    assert len(keys) == 16
+    assert keys.isdisjoint(case.key(1) for case in found.cases)
+
+
+def test_without_flags_it_is_the_papers_protocol(make_checkpoint):
+    found = plan(source=make_checkpoint(max_position_embeddings=512).path)
+    assert [(case.protocol.batch, case.protocol.context) for case in found.cases] == [
+        (20, 512),
+        (1, 512),
+    ]
+    assert {case.protocol.repeats for case in found.cases} == {3}
+
+
+def test_a_flag_wins_over_the_suite_and_its_device():
+    suite = SUITES / "depth_vs_width.toml"
+    given = plan(suite=suite)
+    assert set(facts(given)) == {("eager", "int8", 0, 20)}
+    assert [case.reference_tok_per_s for case in given.cases] == [12.81, 17.71, 29.49, 36.79, 57.53]
+    asked = plan(suite=suite, precision=("bf16",), batch=(1,), new_tokens=9)
+    assert set(facts(asked)) == {("eager", "bf16", 0, 1)}
+    assert {case.protocol.new_tokens for case in asked.cases} == {9}
+
+
+def test_a_design_file_is_a_source(tmp_path):
+    path = tmp_path / "one.toml"
+    path.write_text(DESIGN)
+    found = plan(source=path, precision=("fp32", "int8"), batch=(1,))
+    assert [case.subject.name for case in found.cases] == ["one", "one"]
+    assert [case.subject.precision for case in found.cases] == ["fp32", "int8"]
+
+
+def test_memory_is_predicted_for_every_row_before_the_first():
+    cases = plan(suite=SUITES / "depth_vs_width.toml", batch=(1, 100_000)).cases
+    with pytest.raises(DeviceError, match=r"40x1280 at batch 100000 needs .* GB"):
+        check_cases(cases, "cpu")
+
+
+def test_fp16_on_a_cpu_and_a_device_that_is_not_there_are_refused(monkeypatch):
+    with pytest.raises(ConfigError, match="many times slower"):
+        plan(suite=SUITES / "ci.toml", precision=("fp16",))
+    with pytest.raises(DeviceError, match="later release"):
+        bench_device("android")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(DeviceError, match="no CUDA device here"):
+        bench_device("cuda")
+    with pytest.raises(DeviceError, match="no CUDA device here"):
+        plan(device="cuda", suite=SUITES / "ci.toml")
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(ConfigError, match="not both"):
+        BenchConfig(source=Path("a"), suite=Path("b"))
+    with pytest.raises(ConfigError, match="--resume needs --out"):
+        BenchConfig(resume=True)
+    with pytest.raises(ConfigError, match="give one"):
+        BenchConfig(resume=True, overwrite=True, out=Path("a"))
+
+
+def test_repeats_are_part_of_what_identifies_a_row(make_checkpoint):
+    [case] = plan(source=make_checkpoint().path, batch=(1,), new_tokens=4).cases
+    other = replace(case, protocol=replace(case.protocol, repeats=9))
+    assert case.key(1) != other.key(1)
