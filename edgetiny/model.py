@@ -274,13 +274,8 @@ class Rotary:
 
     def apply(self, x: Tensor) -> Tensor:
         """Rotate x (B, heads, T, head_dim)."""
-        return rotate(x, self.cos, self.sin)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x (B, heads, T, head_dim) by angles whose cosines and sines broadcast to it."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+        first, second = x.chunk(2, dim=-1)
+        return x * self.cos + torch.cat((-second, first), dim=-1) * self.sin
 
 
 def rotary_frequencies(config: ModelConfig) -> Tensor:

@@ -58,6 +58,7 @@ class EagerRuntime:
             kv_dtype=dtype,
         )
         self._cache: KVCache | None = None
+        self._is_started = False
 
     @classmethod
     def load(
@@ -74,9 +75,15 @@ class EagerRuntime:
         return cls(model, checkpoint.path, context=context, threads=threads)
 
     @torch.inference_mode()
+    def prepare(self, batch: int) -> None:
+        self._new_cache(batch)
+        self._is_started = False
+
+    @torch.inference_mode()
     def prefill(self, tokens: Ids, lengths: Ids) -> Floats:
         check_prompt(tokens, lengths, self.config, self.capabilities.max_context)
         cache = self._new_cache(len(tokens))
+        self._is_started = True
         ids, counts = self._on_device(tokens), torch.from_numpy(lengths)
         x = self.model.hidden(ids, cache.append(ids, counts))  # (B, T, D)
         rows = torch.arange(len(x), device=self._device)
@@ -117,11 +124,12 @@ class EagerRuntime:
 
     def _step(self, tokens: Ids) -> Tensor:
         """Append tokens (B, K); return the logits (B, K, V) where they were computed."""
-        held = self._cache.lengths.numpy() if self._cache is not None else np.zeros(0, np.int64)
+        cache = self._cache if self._is_started else None
+        held = np.zeros(0, np.int64) if cache is None else cache.lengths.numpy()
         check_step(tokens, held, self.config, self.capabilities.max_context)
-        assert self._cache is not None
+        assert cache is not None
         ids = self._on_device(tokens)
-        logits: Tensor = self.model(ids, self._cache.append(ids))
+        logits: Tensor = self.model(ids, cache.append(ids))
         return logits
 
     def _new_cache(self, batch: int) -> KVCache:

@@ -16,9 +16,15 @@ from edgetiny.checkpoint import ModelConfig
 from edgetiny.cost import Precision
 from edgetiny.errors import ConfigError
 from edgetiny.measure import cores
-from edgetiny.runtimes.decoding import Decoding, StaticCache
+from edgetiny.runtimes.decoding import Decoding, StaticCache, pieces_of
 from edgetiny.runtimes.fused import Continuation, FusedDecoder, Prompt, rotation_table
-from edgetiny.runtimes.precision import DTYPES, check_device, compute_precision
+from edgetiny.runtimes.precision import (
+    DTYPES,
+    check_device,
+    check_tools,
+    compute_precision,
+    is_cuda,
+)
 from edgetiny.runtimes.protocol import (
     Capabilities,
     Engine,
@@ -48,6 +54,8 @@ class GraphRuntime:
         context: int | None = None,
         max_batch: int | None = None,
         threads: int = 0,
+        is_compiled: bool = True,
+        has_kernel: bool | None = None,
     ) -> None:
         """Place a checkpoint's tensors, each read once, on the device.
 
@@ -56,13 +64,18 @@ class GraphRuntime:
         max_batch: sequences to allocate the cache for, at the first prompt; if None it is
         allocated for the largest batch so far, and steps are recorded again when it grows.
         threads: CPU threads of the whole process; 0 means one per core.
+        is_compiled: compile one layer for each batch size and bucket, which takes seconds each.
+        has_kernel: attend in the Triton kernel; by default on a GPU, and nowhere else.
+        Raises DeviceError for a device that is not there, or a compiler that it needs.
         """
         longest = config.max_position_embeddings
         if context is not None and context > longest:
             raise ConfigError(f"a context of {context} tokens is beyond the model's {longest}")
         check_device(device, precision)
+        has_kernel = is_cuda(device) if has_kernel is None else has_kernel
+        check_tools(device, is_compiled=is_compiled, has_kernel=has_kernel)
         torch.set_num_threads(threads or cores())
-        held = compute_precision(precision, device)
+        held = compute_precision(precision)
         context = context or longest
         self.path = path
         self.config = config
@@ -81,11 +94,23 @@ class GraphRuntime:
         self._device = torch.device(device)
         cos, sin = rotation_table(config, context, DTYPES[held])
         self._rotation = cos.to(device), sin.to(device)
+        self._pieces = pieces_of(self.decoder, is_compiled, is_cuda(device))
+        self._has_kernel = has_kernel
         self._cache: StaticCache | None = None
         self._decodings: dict[int, Decoding] = {}
         self._lengths: Ids = np.zeros(0, np.int64)
         # What the device would decode next by itself; None if it has to be told.
         self._next: Ids | None = None
+
+    @torch.no_grad()
+    def prepare(self, batch: int) -> None:
+        self._make_room(batch)
+        self.reset()
+        decoding, capacity = self._decodings[batch], self.capabilities.max_context
+        ends = {bucket(length, capacity) for length in range(1, capacity + 1)}
+        for end in sorted(ends):
+            decoding.positions.zero_()
+            decoding.step(end)
 
     @torch.no_grad()
     def prefill(self, tokens: Ids, lengths: Ids) -> Floats:
@@ -157,7 +182,9 @@ class GraphRuntime:
                 self.decoder, most or batch, self.capabilities.max_context, self._rotation
             )
         if batch not in self._decodings:
-            self._decodings[batch] = Decoding(self.decoder, self._cache, batch)
+            self._decodings[batch] = Decoding(
+                self.decoder, self._pieces, self._cache, batch, self._has_kernel
+            )
         return self._cache
 
     def _prompt(self, tokens: Ids, keys: list[Tensor], values: list[Tensor]) -> Tensor:

@@ -90,6 +90,10 @@ class OrtRuntime:
             artefact, _open_session(path / "model.onnx", threads), context or longest, threads
         )
 
+    def prepare(self, batch: int) -> None:
+        self._make_room(batch)
+        self._lengths = np.zeros(0, np.int64)
+
     def prefill(self, tokens: Ids, lengths: Ids) -> Floats:
         check_prompt(tokens, lengths, self.config, self.capabilities.max_context)
         self._make_room(len(tokens))

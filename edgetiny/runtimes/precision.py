@@ -3,6 +3,9 @@
 Weights have a precision; activations and the KV cache have a torch type that follows from it.
 """
 
+import importlib.util
+import os
+import shutil
 from collections.abc import Mapping
 
 import torch
@@ -17,14 +20,13 @@ DTYPES: Mapping[Precision, torch.dtype] = {
 }
 
 
-def compute_precision(precision: Precision, device: str) -> Precision:
+def compute_precision(precision: Precision) -> Precision:
     """Return the precision of activations and KV cache beside weights of `precision`.
 
-    int8 weights are widened as they are read: to bf16 on a GPU, to fp32 on a CPU.
+    int8 weights are widened to bf16 as they are read: torch's fp32 product with them is slower
+    than fp32 weights are.
     """
-    if precision != "int8":
-        return precision
-    return "bf16" if is_cuda(device) else "fp32"
+    return "bf16" if precision == "int8" else precision
 
 
 def precision_of(dtype: torch.dtype) -> Precision:
@@ -57,4 +59,23 @@ def check_device(device: str, precision: Precision) -> None:
     if index >= torch.cuda.device_count():
         raise DeviceError(
             f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0"
+        )
+
+
+def check_tools(device: str, *, is_compiled: bool, has_kernel: bool) -> None:
+    """Raise DeviceError if torch.compile or Triton would find no compiler to build with."""
+    if not (is_compiled or has_kernel):
+        return
+    # Inductor writes C++ for a CPU; Triton builds its launchers in C.
+    known = ("CC", "gcc", "clang") if is_cuda(device) else ("CXX", "g++", "clang++")
+    compilers = (os.environ.get(known[0], known[1]), *known[1:])
+    if not any(map(shutil.which, compilers)):
+        raise DeviceError(
+            f"the graph runtime compiles its steps, and there is no {known[1]} or {known[2]};"
+            f" install {known[1]}, or give --runtime eager"
+        )
+    if (has_kernel or is_cuda(device)) and importlib.util.find_spec("triton") is None:
+        raise DeviceError(
+            "the graph runtime's kernel needs Triton, which torch for CUDA brings along and this"
+            f" torch {torch.__version__} did not; install torch for CUDA, or give --runtime eager"
         )

@@ -60,6 +60,12 @@ class Runtime(Protocol):
     capabilities: Capabilities
     engine: Engine
 
+    def prepare(self, batch: int) -> None:
+        """Allocate, and record or compile, what `batch` sequences need: none of it is done later.
+
+        Forgets every sequence.
+        """
+
     def prefill(self, tokens: Ids, lengths: Ids) -> Floats:
         """Start new sequences; return the logits (B, V) after each row's last real token.
 
