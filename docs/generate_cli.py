@@ -18,7 +18,8 @@ Generated from `--help` by `docs/generate_cli.py`; do not edit.
 
 Every stage takes its settings from flags, from the table of its name in a TOML recipe
 (`--recipe FILE`, for example `[train]` or `[data_build]`), and from its defaults, in this order.
-Exit codes: 0 done, 1 a check failed, 2 you can mend it, 130 interrupted.
+Exit codes: 0 done, 1 a check failed, 2 you can mend it, 3 inconclusive (gate),
+130 interrupted.
 """
 
 

@@ -69,6 +69,8 @@ COMMANDS = (
     Command("generate", "generate", "Continue a prompt, as a stream."),
     Command("eval", "evaluate.stage", "Score a checkpoint or an artefact in bits per byte."),
     Command("bench", "bench.stage", "Measure speed beside the bound of the machine."),
+    Command("compare", "bench.compare", "Compare two results of bench, with intervals."),
+    Command("gate", "bench.gate", "Fail if this checkout is proven slower than another."),
     Command("device", "device", "Measure this machine's bandwidth and arithmetic."),
     Command("doctor", "doctor", "Say what is usable here, and what to install."),
 )
@@ -92,8 +94,8 @@ _EXTRAS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code of the process.
 
-    0 done, 1 a check failed, 2 the user can mend it, 130 interrupted. Errors of the first two
-    kinds are one line on standard error; anything else is a bug and keeps its traceback.
+    0 done, 1 a check failed, 2 the user can mend it, 3 inconclusive, 130 interrupted. Errors of the
+    kinds 1 and 2 are one line on standard error; anything else is a bug and keeps its traceback.
     """
     try:
         code = _app()(args=arguments, prog_name="edgetiny", standalone_mode=False)
@@ -275,6 +277,7 @@ def _run(
     if as_json and hasattr(result, "document"):
         # A result with a file format prints what that file holds.
         show(result.document(), as_json=True)
+        _exit_as(result)
         return
     summary = result.summary()
     if command.words == "generate" and not as_json:
@@ -284,3 +287,10 @@ def _run(
             show(summary, as_json=False)
     else:
         show(summary, as_json=as_json)
+    _exit_as(result)
+
+
+def _exit_as(result: object) -> None:
+    """End with a code that a result asks for: a gate shows its table, then says no."""
+    if code := getattr(result, "exit_code", 0):
+        raise typer.Exit(code)

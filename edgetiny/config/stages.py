@@ -1,6 +1,7 @@
 """Every stage with settings, by the name of its recipe table."""
 
 from edgetiny.config.base import Config
+from edgetiny.config.compare import CompareConfig, GateConfig
 from edgetiny.config.data import DataBuildConfig
 from edgetiny.config.demo import DemoConfig, DeviceConfig, DoctorConfig
 from edgetiny.config.export import ExportConfig, VerifyConfig
@@ -37,6 +38,8 @@ STAGES: dict[str, type[Config]] = {
         GenerateConfig,
         EvalConfig,
         BenchConfig,
+        CompareConfig,
+        GateConfig,
         DeviceConfig,
         DemoConfig,
         DoctorConfig,
