@@ -246,8 +246,10 @@ class Continuation:
         self.end = end
         # One row of the cache has G heads: the position is the same in each of them.
         self.slots = positions[:, None, :, None]  # (B, 1, K, 1)
-        seen = torch.arange(end, device=positions.device)
-        self.mask = (seen <= positions[:, :, None])[:, None]  # (B, 1, K, end)
+        unseen = torch.arange(end, device=positions.device) > positions[:, :, None]  # (B, K, end)
+        # To be added, as kernels take it: a mask of truth values would be converted in every layer.
+        mask = torch.zeros(unseen.shape, dtype=cos.dtype, device=cos.device)
+        self.mask = mask.masked_fill_(unseen, -torch.inf)[:, None]  # (B, 1, K, end)
 
     def attend(self, qkv: Tensor, n_heads: int, keys: Tensor, values: Tensor) -> Tensor:
         q, k, v = _split(qkv, n_heads, self.cos, self.sin)

@@ -95,6 +95,7 @@ class GraphRuntime:
         cos, sin = rotation_table(config, context, DTYPES[held])
         self._rotation = cos.to(device), sin.to(device)
         self._pieces = pieces_of(self.decoder, is_compiled, is_cuda(device))
+        self.is_compiled = is_compiled
         self._has_kernel = has_kernel
         self._cache: StaticCache | None = None
         self._decodings: dict[int, Decoding] = {}
