@@ -22,7 +22,7 @@ from edgetiny.cost import (
 from edgetiny.errors import ArtefactError, ConfigError, DeviceError
 from edgetiny.files import read_json
 from edgetiny.measure.peaks import PeakDevice
-from edgetiny.runtimes.precision import check_device, precision_of
+from edgetiny.runtimes.precision import check_device, compute_precision, precision_of
 
 # Of torch's runtimes a matrix at int8 has one scale per row.
 _ROW = 0
@@ -216,9 +216,9 @@ def _of_torch(
 
 def activations_of(precision: Precision, runtime: RuntimeName) -> Precision:
     """Return the type of activations and cache beside weights of `precision` in torch."""
-    if precision != "int8":
-        return precision
-    return "fp32" if runtime == "eager" else "bf16"
+    if precision == "int8" and runtime == "eager":
+        return "fp32"  # `edgetiny.bench.int8`
+    return compute_precision(precision)
 
 
 def _of_artefact(

@@ -64,10 +64,7 @@ def _narrow(rows: Sequence[Row]) -> list[dict[str, str]]:
     names |= {"model", *_CHIEF}
     return [
         {name: value for name, value in line.items() if name in names}
-        | {
-            "tok/s": f"{row['tok_per_s_per_sequence']['median']:.4g}",
-            "MBU": "in cache" if row["roofline"]["in_cache"] else f"{row['roofline']['mbu']:.0%}",
-        }
+        | {"MBU": "in cache" if row["roofline"]["in_cache"] else f"{row['roofline']['mbu']:.0%}"}
         for line, row in zip(lines(rows), rows, strict=True)
     ]
 
@@ -145,6 +142,11 @@ def _warm_up(row: Row) -> str:
     return f"{protocol['warmup_runs']} runs{ending}"
 
 
+def _range(row: Row) -> str:
+    speed = row["tok_per_s_per_sequence"]
+    return f"{speed['p10']:.4g} to {speed['p90']:.4g}"
+
+
 def _temperature(row: Row) -> str:
     readings = [row["temperature_celsius"][when] for when in ("before", "after")]
     return "-" if None in readings else " to ".join(f"{each:.0f}" for each in readings)
@@ -210,7 +212,8 @@ _CELLS: Mapping[str, Callable[[Row], str]] = {
     "precision": lambda row: str(row["precision"]),
     "batch": lambda row: str(row["n_batch"]),
     "context": lambda row: str(row["n_depth"] or "-"),
-    "tok/s": lambda row: _with_spread(row["tok_per_s_per_sequence"]),
+    "tok/s": lambda row: f"{row['tok_per_s_per_sequence']['median']:.4g}",
+    "10%_to_90%": _range,
     "summed": lambda row: f"{row['tok_per_s_summed']['median']:.4g}",
     "reference": _reference,
     "ttft_ms": lambda row: f"{row['ttft_ms']['median']:.3g}",
