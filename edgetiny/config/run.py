@@ -24,6 +24,10 @@ class GenerateConfig(Config):
     )
     seed: int = setting(0, "seed of the sampling")
     stop: tuple[str, ...] = setting((), "text that ends the reply; repeat for more")
+    runtime: RuntimeName | None = setting(
+        None, "engine (default: onnx for an artefact, else eager; graph is compiled first)"
+    )
+    device: Literal["cpu", "cuda"] = setting("cpu", "where to run a checkpoint")
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
 
     def check(self) -> None:
@@ -43,6 +47,10 @@ class EvalConfig(Config):
         None, "tokens of a window; 512, or the model's longest if that is less", minimum=2
     )
     batch_size: int = setting(8, "windows at a time", minimum=1)
+    runtime: RuntimeName | None = setting(
+        None, "engine (default: onnx for an artefact, else eager)"
+    )
+    device: Literal["cpu", "cuda"] = setting("cpu", "where to run a checkpoint")
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
 
     def check(self) -> None:

@@ -24,7 +24,9 @@ def run(config: EvalConfig, reporter: Reporter = QUIET) -> Scores:
     opening the source raises.
     """
     path = resolve(config.source)
-    runtime = open_runtime(path, threads=config.threads)
+    runtime = open_runtime(
+        path, runtime=config.runtime, threads=config.threads, device=config.device
+    )
     n_tokens, documents = _documents(config, runtime.config.vocab_size)
     context = config.context or min(_CONTEXT, runtime.capabilities.max_context)
     # The model itself holds fewer logits at a time than its runtime, and gives the same numbers.

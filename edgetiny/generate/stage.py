@@ -30,11 +30,14 @@ def run(
     tokenizer = checkpoint_tokenizer(path, shape.vocab_size)
     prompt = prompt_ids(tokenizer, shape, _prompt_text(config))
     context = min(len(prompt) + config.max_new_tokens, shape.max_position_embeddings)
-    if is_artefact(path):
-        runtime = open_runtime(path, threads=config.threads)
-    else:
+    runtime = open_runtime(
+        path,
+        runtime=config.runtime,
         # A cache for a model's whole context can be larger than its weights.
-        runtime = open_runtime(path, context=context, threads=config.threads)
+        context=None if is_artefact(path) else context,
+        threads=config.threads,
+        device=config.device,
+    )
     sampling = Sampling(
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,

@@ -214,11 +214,14 @@ class GraphRuntime:
 
 
 def bucket(length: int, capacity: int) -> int:
-    """Return the prefix that a step attends to: FIRST_BUCKET doubled until it holds `length`."""
+    """Return the prefix that a step attends to: FIRST_BUCKET doubled until it holds `length`.
+
+    The whole capacity where that is less than twice as long: each prefix is compiled by itself.
+    """
     end = FIRST_BUCKET
     while end < length:
         end *= 2
-    return min(end, capacity)
+    return end if 2 * end <= capacity else capacity
 
 
 def _as_numpy(x: Tensor) -> Floats:

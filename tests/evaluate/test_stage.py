@@ -115,3 +115,15 @@ def test_text_needs_a_tokenizer(
 ) -> None:
     with pytest.raises(DataError):
         run(EvalConfig(source=make_checkpoint().path, text=(tiny_text,)))
+
+
+def test_the_graph_runtime_scores_the_same(tiny_checkpoint: Checkpoint, shards: Shards) -> None:
+    source, data = tiny_checkpoint.path, shards.path
+    eager, graph = (
+        run(EvalConfig(source=source, data=data, tokens=300, threads=1, runtime=name))
+        for name in ("eager", "graph")
+    )
+    assert graph.total.tokens == eager.total.tokens
+    assert graph.total.nats == pytest.approx(eager.total.nats, rel=1e-5)
+    with pytest.raises(ConfigError, match="runs artefacts"):
+        run(EvalConfig(source=source, data=data, runtime="onnx"))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from edgetiny.config.run import GenerateConfig
-from edgetiny.errors import CheckpointError, ConfigError, DataError
+from edgetiny.errors import CheckpointError, ConfigError, DataError, DeviceError
 from edgetiny.generate import run
 
 
@@ -110,3 +110,26 @@ def test_a_damaged_checkpoint_is_one_clear_error(tiny_checkpoint, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="damaged"):
         generate(folder)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.slow
+def test_the_graph_runtime_writes_the_same_text(tiny_checkpoint):
+    shown, _ = generate(tiny_checkpoint.path, max_new_tokens=12)
+    assert generate(tiny_checkpoint.path, max_new_tokens=12, runtime="graph")[0] == shown
+
+
+def test_a_runtime_that_does_not_run_the_folder_is_refused(tiny_checkpoint, tiny_artefact):
+    with pytest.raises(ConfigError, match="runs artefacts"):
+        generate(tiny_checkpoint.path, runtime="onnx")
+    with pytest.raises(ConfigError, match="it runs in the onnx runtime"):
+        generate(tiny_artefact, runtime="graph")
+
+
+def test_a_gpu_that_is_not_there_is_refused(tiny_checkpoint):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(DeviceError, match="no CUDA device here"):
+        generate(tiny_checkpoint.path, device="cuda")
