@@ -45,8 +45,8 @@ class GateConfig(Config):
         (1, 4), "sequences decoded together; repeat for more", minimum=1
     )
     prompt_tokens: int = setting(2, "tokens before the first new one", minimum=1)
-    steps: int = setting(12, "decode steps of one sample", minimum=2)
-    blocks: int = setting(8, "blocks of interleaved samples a round, two samples a side", minimum=2)
+    steps: int = setting(8, "decode steps of one sample", minimum=2)
+    blocks: int = setting(6, "blocks of interleaved samples a round, two samples a side", minimum=2)
     rounds: int = setting(3, "rounds at least, each in fresh processes", minimum=2)
     rounds_at_most: int = setting(10, "rounds until a verdict, then it is inconclusive", minimum=2)
     margin: float = setting(0.05, "change of a step that matters", minimum=0.001, maximum=1.0)

@@ -16,7 +16,7 @@ def rounds_of(
     *,
     slowdown=1.0,
     n_rounds=3,
-    n_blocks=8,
+    n_blocks=6,
     step_noise=0.03,
     process=0.004,
     drift=0.0,
@@ -31,7 +31,7 @@ def rounds_of(
     rounds = []
     time = 0
     for _ in range(n_rounds):
-        offset = {side: math.exp(random.normal(0.0, process)) for side in set(ORDER)}
+        offset = {side: math.exp(random.normal(0.0, process)) for side in dict.fromkeys(ORDER)}
         offset["head"] *= slowdown
         blocks = []
         for _ in range(n_blocks):
@@ -39,8 +39,8 @@ def rounds_of(
             for side in ORDER:
                 time += 1
                 step = 3e6 * offset[side] * (1.0 + drift * time)
-                step_ns = step * random.lognormal(0.0, step_noise, 12)
-                hit = random.random(12) < busy
+                step_ns = step * random.lognormal(0.0, step_noise, 8)
+                hit = random.random(8) < busy
                 step_ns[hit] *= random.uniform(1.2, 5.0, hit.sum())
                 block.append((side, [int(each) for each in step_ns]))
             blocks.append(block_of(block))
