@@ -92,6 +92,7 @@ def make_row(
         | {
             "load_ms": measured["load_ms"],
             "load_is_cold": measured["load_is_cold"],
+            "prepare_ms": measured["prepare_ms"],
             "rss_before_load_bytes": measured["rss_before_load_bytes"],
             "peak_rss_bytes": measured["peak_rss_bytes"],
             **_present("peak_device_bytes", measured["peak_device_bytes"]),

@@ -200,6 +200,7 @@ _LINES = (
     ("frequency, GHz", _frequency),
     ("sustained", _sustained),
     ("load, ms", _load),
+    ("prepare, ms", lambda row: f"{row['prepare_ms']:.0f}" if "prepare_ms" in row else "-"),
     ("warm-up", _warm_up),
     ("valid", lambda row: "yes" if row["valid"] else "no"),
 )

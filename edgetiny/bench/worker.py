@@ -57,11 +57,16 @@ def measure_request(request: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
     runtime = _open(subject, protocol, threads)
     load_ns = clock_ns() - start
     emit({"event": "loaded"})
+    emit({"event": "progress", "phase": "preparing", "tokens": 0})
+    start = clock_ns()
+    runtime.prepare(protocol.batch)
+    prepare_ns = clock_ns() - start
     timings = measure(runtime, protocol, _Throttled(emit))
     return {
         # Random weights were made, not loaded.
         "load_ms": load_ns / 1e6 if subject["path"] is not None else None,
         "load_is_cold": is_cold,
+        "prepare_ms": prepare_ns / 1e6,
         "rss_before_load_bytes": before_bytes,
         "peak_rss_bytes": peak_rss_bytes(),
         "peak_device_bytes": _peak_device_bytes(subject["device"]),
