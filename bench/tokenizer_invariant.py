@@ -108,6 +108,13 @@ class Corpus:
         words = dict.fromkeys(word for line in lines for word in line.split())
         return cls(documents, list(lines), list(words))
 
+    def __str__(self) -> str:
+        """Return how much it is."""
+        return (
+            f"{len(self.documents):,} documents, {len(self.lines):,} different lines,"
+            f" {len(self.words):,} different words"
+        )
+
 
 def random_strings(count: int, seed: int = 0) -> list[str]:
     """Return strings of characters from all of Unicode, half of them from its busier corners."""
@@ -247,13 +254,9 @@ class Original:
         return len(chosen), broken
 
 
-def check_all(options: argparse.Namespace, reporter: Reporter) -> Iterator[Row]:
+def check_all(corpus: Corpus, options: argparse.Namespace, reporter: Reporter) -> Iterator[Row]:
     """Yield what was found for each tokenizer at each size below its own."""
-    corpus = Corpus.read(text_files(options.data))
-    reporter.say(
-        f"{len(corpus.documents):,} documents, {len(corpus.lines):,} different lines,"
-        f" {len(corpus.words):,} different words"
-    )
+    reporter.say(str(corpus))
     for kind in chosen_kinds(options.kind):
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="edgetiny-") as folder:
@@ -298,8 +301,8 @@ def markdown(facts: dict[str, Any], rows: Sequence[Row]) -> str:
     lines = [
         "# Compact tokenizers cut texts as their originals do",
         "",
-        f"Written by `python bench/tokenizer_invariant.py`: {', '.join(facts['text'])};",
-        f"{facts['machine']}.",
+        f"Written by `python bench/tokenizer_invariant.py` ({facts['machine']}). Corpus:",
+        f"{' and '.join(facts['files'])}: {facts['corpus']}.",
         "",
         "All kept: texts all of whose tokens are kept (lines and words: different ones). Broken:",
         "those of them whose compact tokens are not the original ones under their new ids. Exact:",
@@ -333,12 +336,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write", type=Path, help="results, without suffix: .md and .json")
     options = parser.parse_args()
-    found = list(check_all(options, Reporter()))
+    corpus = Corpus.read(text_files(options.data))
+    found = list(check_all(corpus, options, Reporter()))
     rows = [*kept_rows(options.write, options.kind), *found]
     rows.sort(key=lambda row: (names.index(row.tokenizer), row.size))
     facts = {
         "machine": f"{cpu_model()}, Python {platform.python_version()}",
-        "text": [path.name for path in text_files(options.data)],
+        "files": [path.name for path in text_files(options.data)],
+        "corpus": str(corpus),
     }
     page = markdown(facts, rows)
     print(page)

@@ -100,6 +100,24 @@ def write_gguf(converter: Path, folder: Path, original: Path) -> str | None:
     return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 
+OWN_WAYS = """## The programs' own ways
+
+- Special tokens written out in a text (`</s>`): transformers and ExecuTorch's HFTokenizer take them
+  for special, edgetiny, sentencepiece and llama.cpp (unless asked) for text.
+- U+2581 in a text: edgetiny spells it in bytes where the model can, so that it comes back; others
+  take it for a space, and so does edgetiny with a dummy prefix.
+- NUL in a text: for ExecuTorch's SPTokenizer the text ends there.
+- NFC: llama.cpp applies none; ExecuTorch's is approximate, and says so.
+- Neighbouring unknown characters: one token in sentencepiece and transformers, one each in
+  ExecuTorch's HFTokenizer. llama.cpp ends at the first where a model has no byte pieces.
+- Unigram: ExecuTorch's HFTokenizer reads BPE only.
+
+llama.cpp's files are written by `export/convert_to_gguf.py`, which runs llama.cpp's own converter:
+without it that one refuses a compact byte-level tokenizer, and writes unigram models and
+SentencePiece-like `tokenizer.json` of LLaMA models, originals too, so that texts are cut otherwise.
+"""
+
+
 @dataclass(slots=True)
 class Cell:
     """What one program made of one kind."""
@@ -297,6 +315,7 @@ def markdown(cells: Sequence[Cell], facts: dict[str, Any]) -> str:
         lines.append(f"| {kind} | {' | '.join(str(row[loader]) for loader in LOADERS)} |")
     lines += [
         "",
+        OWN_WAYS,
         "## What differs",
         "",
         "First other ids, theirs for ours, of the shortest texts.",
