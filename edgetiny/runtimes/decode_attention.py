@@ -87,6 +87,57 @@ def _attend_one(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + out, (mean / total).to(v.dtype), mask=is_dim)
 
 
+# An operator of its own, so that torch.compile passes it through as it is.
+@torch.library.custom_op("edgetiny::attend_one", mutates_args=("keys", "values"))
+def attend_one(
+    qkv: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    n_heads: int,
+) -> Tensor:
+    """Append one token to each sequence and attend with it; return (B, H, 1, head_dim).
+
+    qkv: (B, H + 2G, 1, head_dim), not rotated. keys, values: (B, G, C, head_dim), contiguous.
+    cos, sin: the rotation table (C, head_dim). positions: (B, 1), int64.
+    """
+    B, n_all, _, head_dim = qkv.shape
+    out = torch.empty(B, n_heads, 1, head_dim, dtype=qkv.dtype, device=qkv.device)
+    _attend_one[(B, n_heads)](
+        # With T = 1 the projection's own memory is in this order already: no copy.
+        qkv.contiguous(),
+        keys,
+        values,
+        cos,
+        sin,
+        positions,
+        out,
+        head_dim**-0.5,
+        keys.shape[2],
+        N_HEADS=n_heads,
+        N_KV_HEADS=(n_all - n_heads) // 2,
+        HEAD_DIM=head_dim,
+        PADDED_DIM=triton.next_power_of_2(head_dim),
+        BLOCK=_TOKENS_AT_A_TIME,
+    )
+    return out
+
+
+@attend_one.register_fake
+def _(
+    qkv: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    n_heads: int,
+) -> Tensor:
+    return qkv.new_empty(qkv.shape[0], n_heads, 1, qkv.shape[3])
+
+
 class SingleToken:
     """One token after what the cache holds, for `FusedDecoder`: every shape is fixed."""
 
@@ -95,23 +146,5 @@ class SingleToken:
         self.positions, self.cos, self.sin = positions, cos, sin
 
     def attend(self, qkv: Tensor, n_heads: int, keys: Tensor, values: Tensor) -> Tensor:
-        B, n_all, _, head_dim = qkv.shape
-        out = torch.empty(B, n_heads, 1, head_dim, dtype=qkv.dtype, device=qkv.device)
-        _attend_one[(B, n_heads)](
-            # With T = 1 the projection's own memory is in this order already: no copy.
-            qkv.contiguous(),
-            keys,
-            values,
-            self.cos,
-            self.sin,
-            self.positions,
-            out,
-            head_dim**-0.5,
-            keys.shape[2],
-            N_HEADS=n_heads,
-            N_KV_HEADS=(n_all - n_heads) // 2,
-            HEAD_DIM=head_dim,
-            PADDED_DIM=1 << (head_dim - 1).bit_length(),
-            BLOCK=_TOKENS_AT_A_TIME,
-        )
+        out: Tensor = attend_one(qkv, keys, values, self.cos, self.sin, self.positions, n_heads)
         return out

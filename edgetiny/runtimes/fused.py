@@ -244,8 +244,10 @@ class Continuation:
         self.cos = F.embedding(positions, cos)[:, None]  # (B, 1, K, head_dim)
         self.sin = F.embedding(positions, sin)[:, None]
         self.end = end
-        # One row of the cache has G heads: the position is the same in each of them.
-        self.slots = positions[:, None, :, None]  # (B, 1, K, 1)
+        self.rows = torch.arange(len(positions), device=positions.device)[
+            :, None, None
+        ]  # (B, 1, 1)
+        self.slots = positions[:, None]  # (B, 1, K)
         unseen = torch.arange(end, device=positions.device) > positions[:, :, None]  # (B, K, end)
         # To be added, as kernels take it: a mask of truth values would be converted in every layer.
         mask = torch.zeros(unseen.shape, dtype=cos.dtype, device=cos.device)
@@ -253,9 +255,10 @@ class Continuation:
 
     def attend(self, qkv: Tensor, n_heads: int, keys: Tensor, values: Tensor) -> Tensor:
         q, k, v = _split(qkv, n_heads, self.cos, self.sin)
-        slots = self.slots.expand(k.shape)
-        keys.scatter_(2, slots, k)
-        values.scatter_(2, slots, v)
+        heads = torch.arange(k.shape[1], device=k.device)[:, None]  # (G, 1)
+        # Not scatter_: torch.compile would copy the whole cache for it.
+        keys.index_put_((self.rows, heads, self.slots), k)
+        values.index_put_((self.rows, heads, self.slots), v)
         return F.scaled_dot_product_attention(
             q,
             keys[:, :, : self.end],
