@@ -28,7 +28,7 @@ from edgetiny.console import QUIET, Reporter
 from edgetiny.cost import run_memory
 from edgetiny.device import cpu_model
 from edgetiny.errors import ConfigError, DataError, DeviceError
-from edgetiny.files import atomic_file, read_json, refuse_existing
+from edgetiny.files import atomic_file, read_json, refuse_existing, writing
 from edgetiny.measure import available_bytes, cores
 
 # 7.5M parameters: a step of milliseconds, in which what a change of the code costs still shows.
@@ -63,6 +63,9 @@ def run(config: GateConfig, reporter: Reporter = QUIET) -> GateResult:
     ]
     for path in written:
         refuse_existing(path, overwrite=config.overwrite)
+        with writing(path):  # found out before the long run, not after it
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
     subject, opening = _subject(config)
     machine = _machine(config.threads)
     suite = _suite(config, subject)
@@ -207,23 +210,33 @@ def _read_baseline(path: Path, machine: Mapping[str, Any], suite: Mapping[str, A
     document = read_json(path, schema_version=SCHEMA_VERSION, error=DataError)
     if document.get("kind") != "gate":
         raise DataError(f"{path} is no gate's result; write one with: edgetiny gate --out {path}")
-    for what, here in (("machine", machine), ("suite", suite)):
-        there = document[what]
-        different = [
-            f"{key} {there.get(key)} there, {here[key]} here"
-            for key in here
-            if there.get(key) != here[key]
-        ]
-        if different:
-            raise DataError(
-                f"baseline {path} is of another {what}: {'; '.join(different)}; measure the"
-                " revision itself instead: --base REV"
-            )
-    return _Baseline(
-        name=f"{path}: {document['head']}",
-        figures={name: Figure.from_json(each) for name, each in document["figures"].items()},
-        step_ms={
-            row["batch"]: [value for each in row["samples_step_ms"]["head"] for value in each]
-            for row in document["speed"]
-        },
-    )
+    try:
+        for what, here in (("machine", machine), ("suite", suite)):
+            _refuse_another(path, what, document[what], here)
+        return _Baseline(
+            name=f"{path}: {document['head']}",
+            figures={name: Figure.from_json(each) for name, each in document["figures"].items()},
+            step_ms={
+                row["batch"]: [value for each in row["samples_step_ms"]["head"] for value in each]
+                for row in document["speed"]
+            },
+        )
+    except KeyError as error:
+        raise DataError(
+            f"{path} lacks {error}; write it again with: edgetiny gate --out"
+        ) from error
+
+
+def _refuse_another(
+    path: Path, what: str, there: Mapping[str, Any], here: Mapping[str, Any]
+) -> None:
+    different = [
+        f"{key} {there.get(key)} there, {here[key]} here"
+        for key in here
+        if there.get(key) != here[key]
+    ]
+    if different:
+        raise DataError(
+            f"baseline {path} is of another {what}: {'; '.join(different)}; measure the revision"
+            " itself instead: --base REV"
+        )

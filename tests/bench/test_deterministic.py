@@ -14,7 +14,7 @@ from edgetiny.bench.deterministic import (
 from edgetiny.bench.gate_worker import count_ops, decode
 from edgetiny.checkpoint import Checkpoint
 from edgetiny.errors import DeviceError
-from edgetiny.runtimes import EagerRuntime
+from edgetiny.runtimes import EagerRuntime, open_runtime
 
 NODES, SIZE = "graph nodes, int8", "artefact bytes, int8"
 
@@ -107,6 +107,10 @@ def test_operators_of_a_step_are_counted_alike_every_time(make_checkpoint):
     assert more["aten.linear.default"] == counts["aten.linear.default"] + 7
     extra = sum(count_ops(_OneMore(runtime), 2, 3).values()) - sum(counts.values())
     assert extra == 2
+
+
+def test_an_artefact_runs_no_torch_operators(tiny_artefact):
+    assert count_ops(open_runtime(tiny_artefact, threads=1), 1, 2) == {}
 
 
 def test_a_sample_has_a_time_for_each_step(make_checkpoint):

@@ -156,6 +156,7 @@ def test_a_context_beyond_the_model_and_an_existing_file(refused, make_checkpoin
     for flag in ("--out", "--markdown", "--github", "--bencher"):
         assert "--overwrite" in refused(flag, out)
     assert out.read_text() == "mine"
+    assert "cannot write" in refused("--out", out / "gate.json")
 
 
 def test_both_sides_are_copies_that_go_away(repository):
@@ -234,6 +235,7 @@ def test_a_stored_baseline(make_checkpoint, tmp_path, refused, capsys):
         ({"machine": document["machine"] | {"cpu": "another"}}, "of another machine: cpu another"),
         ({"schema_version": 2}, "upgrade edgetiny"),
         ({"kind": "bench"}, "is no gate's result"),
+        ({"figures": {"bytes": {"value": 1}}}, "lacks 'unit'"),
     ):
         out.write_text(json.dumps(document | edit))
         assert message in refused(*words)
