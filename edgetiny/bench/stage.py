@@ -53,9 +53,14 @@ def run(config: BenchConfig, reporter: Reporter = QUIET) -> BenchResult:
         reporter.say(f"{len(kept)} rows kept from {config.out}, {len(to_measure)} to measure")
     bench = _Bench(device, threads, reporter)
     rows = list(kept)
-    for number, case in enumerate(to_measure, 1):
-        rows.append(bench.row(case, plan, f"row {number} of {len(to_measure)}"))
-        outputs.write(_in_order(rows, plan, threads), plan.suite)
+    try:
+        for number, case in enumerate(to_measure, 1):
+            rows.append(bench.row(case, plan, f"row {number} of {len(to_measure)}"))
+            outputs.write(_in_order(rows, plan, threads), plan.suite)
+    finally:
+        n_missing = len(kept) + len(to_measure) - len(rows)
+        if n_missing and rows and config.out is not None:
+            reporter.say(f"{len(rows)} rows are in {config.out}, {n_missing} missing: --resume")
     if not to_measure:
         outputs.write(_in_order(rows, plan, threads), plan.suite)
     return BenchResult(_in_order(rows, plan, threads), config.out)

@@ -153,6 +153,10 @@ def _import_engine(subject: Mapping[str, Any]) -> None:
     else:
         # torch imports some 800 modules when the first model is built without memory.
         empty_model(ModelConfig.from_hf(subject["config"]))
+    if subject["device"] == "cuda":
+        import torch
+
+        torch.cuda.init()  # type: ignore[no-untyped-call]
 
 
 def _versions(engine: str) -> dict[str, str]:
