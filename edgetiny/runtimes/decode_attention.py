@@ -87,8 +87,9 @@ def _attend_one(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + out, (mean / total).to(v.dtype), mask=is_dim)
 
 
-# An operator of its own, so that torch.compile passes it through as it is.
-@torch.library.custom_op("edgetiny::attend_one", mutates_args=("keys", "values"))
+# An operator of its own, so that torch.compile passes it through as it is; its result is given to
+# it, so that the compiler has allocated that itself and knows how it is aligned.
+@torch.library.custom_op("edgetiny::attend_one", mutates_args=("keys", "values", "out"))
 def attend_one(
     qkv: Tensor,
     keys: Tensor,
@@ -96,15 +97,15 @@ def attend_one(
     cos: Tensor,
     sin: Tensor,
     positions: Tensor,
-    n_heads: int,
-) -> Tensor:
-    """Append one token to each sequence and attend with it; return (B, H, 1, head_dim).
+    out: Tensor,
+) -> None:
+    """Append one token to each sequence, attend with it and write `out`.
 
     qkv: (B, H + 2G, 1, head_dim), not rotated. keys, values: (B, G, C, head_dim), contiguous.
-    cos, sin: the rotation table (C, head_dim). positions: (B, 1), int64.
+    cos, sin: the rotation table (C, head_dim). positions: (B, 1), int64. out: (B, H, 1, head_dim).
     """
     B, n_all, _, head_dim = qkv.shape
-    out = torch.empty(B, n_heads, 1, head_dim, dtype=qkv.dtype, device=qkv.device)
+    n_heads = out.shape[1]
     _attend_one[(B, n_heads)](
         # With T = 1 the projection's own memory is in this order already: no copy.
         qkv.contiguous(),
@@ -122,20 +123,6 @@ def attend_one(
         PADDED_DIM=triton.next_power_of_2(head_dim),
         BLOCK=_TOKENS_AT_A_TIME,
     )
-    return out
-
-
-@attend_one.register_fake
-def _(
-    qkv: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    positions: Tensor,
-    n_heads: int,
-) -> Tensor:
-    return qkv.new_empty(qkv.shape[0], n_heads, 1, qkv.shape[3])
 
 
 class SingleToken:
@@ -146,5 +133,7 @@ class SingleToken:
         self.positions, self.cos, self.sin = positions, cos, sin
 
     def attend(self, qkv: Tensor, n_heads: int, keys: Tensor, values: Tensor) -> Tensor:
-        out: Tensor = attend_one(qkv, keys, values, self.cos, self.sin, self.positions, n_heads)
+        B, _, _, head_dim = qkv.shape
+        out = torch.empty(B, n_heads, 1, head_dim, dtype=qkv.dtype, device=qkv.device)
+        attend_one(qkv, keys, values, self.cos, self.sin, self.positions, out)
         return out
