@@ -31,6 +31,8 @@ def test_an_error_of_the_user_keeps_its_kind(tmp_path, make_checkpoint):
             "path": str(tmp_path),
             "config": make_checkpoint().config.to_hf(),
             "precision": "fp32",
+            "runtime": "eager",
+            "device": "cpu",
         },
         "protocol": asdict(Protocol(batch=1, prompt_tokens=1, new_tokens=2, repeats=1)),
         "threads": 1,
