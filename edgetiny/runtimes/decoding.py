@@ -39,8 +39,8 @@ class Pieces:
 def pieces_of(decoder: FusedDecoder, is_compiled: bool, is_cuda: bool) -> Pieces:
     """Return the pieces of a decoder's step.
 
-    One layer is compiled and serves all of them, whose weights are its arguments: a 40-layer step
-    compiled whole took 15 times as long for the same speed.
+    One layer is compiled and serves all of them, whose weights are its arguments: compiling 40
+    layers of 160 whole took 259 s, one layer 17 s.
     """
 
     def block(
