@@ -148,9 +148,7 @@ def make_questions(
     """
     tokenizer = open_tokenizer(checkpoint.path)
     if text is not None and tokenizer is None:
-        raise ConfigError(
-            f"--text {text} cannot be scored: {checkpoint.path} has no tokenizer"
-        )
+        raise ConfigError(f"--text {text} cannot be scored: {checkpoint.path} has no tokenizer")
     return questions(shape, context, tokenizer, [text] if text is not None else [])
 
 
