@@ -1,6 +1,6 @@
 """Check on a whole corpus that compact tokenizers cut texts as their originals do.
 
-    python bench/tokenizer_invariant.py --data ../shared/data \
+    python bench/tokenizer_invariant.py --data DATA \
         --write docs/results/tokenizer_invariant
 
 For every kind of tokenizer and every size below its own: each document and each different line and

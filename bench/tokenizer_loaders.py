@@ -1,6 +1,6 @@
 """Load compact tokenizers in other people's programs and compare the ids that each gives.
 
-    python bench/tokenizer_loaders.py --data ../shared/data --write docs/results/tokenizer_loaders \
+    python bench/tokenizer_loaders.py --data DATA --write docs/results/tokenizer_loaders \
         [--convert llama.cpp/convert_hf_to_gguf.py]
 
 For each kind of tokenizer: compress it, open the folder in sentencepiece, transformers, llama.cpp
