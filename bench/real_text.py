@@ -95,6 +95,8 @@ def train_for_minutes(options: argparse.Namespace, reporter: Reporter) -> Checkp
             batch_size=options.batch_size,
             sequence_length=options.sequence_length,
             learning_rate=options.learning_rate,
+            # Down to nothing: the run ends here, nobody trains on.
+            final_lr_fraction=0.0,
             precision=options.precision,
             eval_every=eval_every,
             eval_tokens=16_384,
