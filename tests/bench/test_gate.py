@@ -207,7 +207,7 @@ def test_a_gate_from_end_to_end(repository, make_checkpoint, tmp_path, capsys):
     assert document["verdict"] == "regress"
     [row] = document["speed"]
     assert row["verdict"] == "regress"
-    assert row["head_step_ms"] > row["base_step_ms"] + 25
+    assert row["head_step_ms"] > row["base_step_ms"]
     changes = {each["name"]: each for each in document["changes"]}
     assert changes["torch operators per step, batch 1"]["note"] == "+1 aten.zeros.default"
     assert changes["bytes per token, fp32"]["outcome"] == "same"
