@@ -26,6 +26,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "vocab_map.json",
 )
+GENERATION_FILE = "generation_config.json"
 
 Reader = Callable[[], Tensor]
 
@@ -81,6 +82,12 @@ class Checkpoint:
             path, schema_version=SCHEMA_VERSION, error=CheckpointError
         )
         return lineage
+
+    @property
+    def generation_config(self) -> dict[str, Any]:
+        """What `generation_config.json` says; empty if there is none."""
+        path = self.path / GENERATION_FILE
+        return read_json(path, error=CheckpointError) if path.is_file() else {}
 
     @functools.cached_property
     def sha256(self) -> str:

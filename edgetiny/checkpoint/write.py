@@ -12,7 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import edgetiny
-from edgetiny.checkpoint.folder import SCHEMA_VERSION, TOKENIZER_FILES, Checkpoint
+from edgetiny.checkpoint.folder import (
+    GENERATION_FILE,
+    SCHEMA_VERSION,
+    TOKENIZER_FILES,
+    Checkpoint,
+)
 from edgetiny.checkpoint.model_config import ModelConfig, parameter_shapes
 from edgetiny.files import write_json
 
@@ -39,7 +44,7 @@ def write_checkpoint(
     """
     dtype = write_weights(folder, config, tensors)
     write_json(folder / "config.json", config.to_hf() | {"torch_dtype": dtype})
-    write_json(folder / "generation_config.json", _generation_config(config))
+    write_json(folder / GENERATION_FILE, generation_config(config, parent))
     write_json(folder / "edgetiny.json", _lineage(stage, settings, parent, metrics or {}))
     for name in TOKENIZER_FILES if tokenizer is not None else ():
         assert tokenizer is not None
@@ -90,10 +95,17 @@ def _alone(tensor: Tensor) -> Tensor:
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
-def _generation_config(config: ModelConfig) -> dict[str, Any]:
+def generation_config(config: ModelConfig, parent: Checkpoint | None) -> dict[str, Any]:
+    """Return what `generation_config.json` says: the special ids, and else as the parent's does.
+
+    A parent of another vocabulary has nothing to say: its settings may name ids.
+    """
     hf = config.to_hf()
     ids = {key: hf[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return {key: value for key, value in ids.items() if value is not None} | {"do_sample": False}
+    carried: dict[str, Any] = {"do_sample": False}
+    if parent is not None and parent.config.vocab_size == config.vocab_size:
+        carried |= parent.generation_config
+    return carried | {key: value for key, value in ids.items() if value is not None}
 
 
 def _lineage(

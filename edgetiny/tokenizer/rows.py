@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from edgetiny.checkpoint import LazyTensors, ModelConfig, write_checkpoint
+from edgetiny.checkpoint.folder import GENERATION_FILE
 from edgetiny.files import read_json, write_json
 from edgetiny.tokenizer.compact import MAP_FILE
-from edgetiny.tokenizer.source import GENERATION_FILE, Source
+from edgetiny.tokenizer.source import Source
 from edgetiny.tokenizer.special_ids import with_new_ids
 from edgetiny.tokenizer.tokenizer import Tokenizer
 

@@ -11,8 +11,6 @@ from edgetiny.files import read_json
 from edgetiny.tokenizer.special_ids import ID_KEYS, role_ids
 from edgetiny.tokenizer.tokenizer import Tokenizer
 
-GENERATION_FILE = "generation_config.json"
-
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -32,10 +30,7 @@ class Source:
     @property
     def generation(self) -> Mapping[str, Any]:
         """The checkpoint's `generation_config.json`; empty if there is none."""
-        if self.checkpoint is None:
-            return {}
-        path = self.checkpoint.path / GENERATION_FILE
-        return read_json(path, error=CheckpointError) if path.is_file() else {}
+        return {} if self.checkpoint is None else self.checkpoint.generation_config
 
     @property
     def special_ids(self) -> set[int]:

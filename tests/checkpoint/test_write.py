@@ -1,5 +1,7 @@
 import hashlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import jsonschema
 from safetensors import safe_open
 
 from edgetiny.checkpoint import Checkpoint, write_checkpoint
+from edgetiny.checkpoint.write import generation_config
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -29,6 +32,25 @@ def _child(parent: Checkpoint, folder: Path) -> Checkpoint:
 def _validate(lineage: dict[str, Any]) -> None:
     schema = json.loads((DOCS / "schemas" / "edgetiny.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(lineage, schema)
+
+
+def test_settings_of_generation_are_carried_and_ids_follow_the_model(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    parent = shutil.copytree(tiny_checkpoint.path, tmp_path / "parent")
+    settings = {"do_sample": True, "temperature": 0.6, "eos_token_id": 1, "suppress_tokens": [3]}
+    (parent / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    child = _child(Checkpoint.open(parent), tmp_path / "child").generation_config
+    assert child == settings | tiny_checkpoint.generation_config | {"do_sample": True}
+
+
+def test_a_parent_of_another_vocabulary_has_no_say_in_generation(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    parent = shutil.copytree(tiny_checkpoint.path, tmp_path / "parent")
+    (parent / "generation_config.json").write_text('{"suppress_tokens": [3]}', encoding="utf-8")
+    smaller = replace(tiny_checkpoint.config, vocab_size=tiny_checkpoint.config.vocab_size - 8)
+    assert "suppress_tokens" not in generation_config(smaller, Checkpoint.open(parent))
 
 
 def test_lineage_follows_its_schema(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
