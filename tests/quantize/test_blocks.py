@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from edgetiny.quantize import ZERO_POINT, dequantize, quantize_int8
+from edgetiny.quantize.blocks import pack, quantize_blocks, unpack
 
 
 @pytest.mark.parametrize("columns", [32, 44, 100, 172])
@@ -48,3 +49,37 @@ def test_half_precision_weights_are_rounded_once():
 def test_size_counts_data_and_scales():
     quantized = quantize_int8(torch.randn(10, 64), 32)
     assert quantized.size_bytes == 10 * 64 + 10 * 2 * 4
+
+
+@pytest.mark.parametrize("columns", [32, 44, 172])
+@pytest.mark.parametrize("block_size", [16, 32, 128])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("size", [1.0, 1e-4, 1e3])
+def test_half_precision_scales_cut_nothing_off(columns, block_size, bits, size):
+    weight = torch.randn(7, columns, generator=torch.Generator().manual_seed(columns)) * size
+    quantized = quantize_blocks(weight, block_size, bits)
+    assert quantized.scales.dtype == torch.float16
+    assert quantized.block_size == block_size
+    scales = quantized.scales.float().repeat_interleave(block_size, dim=1)[:, :columns]
+    assert ((dequantize(quantized) - weight).abs() <= scales * 0.5001).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("width", [1, 2, 7, 32])
+def test_packing_is_undone_by_unpacking(bits, width):
+    integers = torch.randint(0, 1 << bits, (3, 5, width), dtype=torch.uint8)
+    assert torch.equal(unpack(pack(integers, bits), bits)[..., :width], integers)
+
+
+def test_the_first_of_two_halves_is_the_low_one():
+    assert pack(torch.tensor([[1, 2, 3, 4]]), 4).tolist() == [[0x21, 0x43]]
+
+
+def test_four_bits_and_half_scales_in_blocks_of_32_are_four_and_a_half_bits():
+    quantized = quantize_blocks(torch.randn(10, 64), 32, 4)
+    assert quantized.size_bytes * 8 == 10 * 64 * 4.5
+
+
+def test_padding_of_four_bits_stands_for_zero():
+    quantized = quantize_blocks(torch.ones(3, 20), 16, 4)
+    assert (unpack(quantized.data, 4)[:, 1, 4:] == 8).all()
