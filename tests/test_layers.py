@@ -23,6 +23,7 @@ LAYERS = (
     ("data",),
     ("model",),
     ("cost",),
+    ("design",),
     ("init", "inspect"),
     ("quantize",),
     ("runtimes",),

@@ -5,17 +5,19 @@ A flag wins over the suite, the suite's table of the device over its protocol, t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from edgetiny.bench.designs import DESIGNS, Design, choose_design
+from edgetiny.bench.designs import DESIGNS, choose_design
 from edgetiny.bench.protocol import Protocol
 from edgetiny.bench.subject import Subject, check_fits, design_subject, folder_subjects
-from edgetiny.bench.suite import Suite, read_design, read_suite
+from edgetiny.bench.suite import Suite, read_suite
 from edgetiny.config.run import BenchConfig, RuntimeName
 from edgetiny.console import Reporter
 from edgetiny.cost import Precision
+from edgetiny.design import PRESETS, Design, open_design
 from edgetiny.errors import DeviceError
 from edgetiny.measure import available_bytes, cuda_free_bytes, gemm_peak
 from edgetiny.measure.peaks import PeakDevice
@@ -156,14 +158,14 @@ def _subjects(
     reporter: Reporter,
 ) -> list[tuple[Subject, float | None]]:
     source = config.source
-    if suite is None and source is not None and source.suffix != ".toml":
+    if suite is None and source is not None and not _is_design(source):
         folders = folder_subjects(source, chosen["precisions"], chosen["runtimes"], device)
         return [(subject, None) for subject in folders]
     precisions = chosen["precisions"] or (_fastest_precision(threads, device),)
     if suite is not None:
         designs = suite.designs
     elif source is not None:
-        designs = (read_design(source),)
+        designs = (open_design(source),)
     else:
         designs = (_design_that_fits(chosen, precisions, device, threads, reporter),)
     runtimes: Sequence[RuntimeName] = chosen["runtimes"] or ("eager",)
@@ -173,6 +175,10 @@ def _subjects(
         for runtime in runtimes
         for precision in precisions
     ]
+
+
+def _is_design(source: Path) -> bool:
+    return source.suffix == ".toml" or (str(source) in PRESETS and not source.exists())
 
 
 def _design_that_fits(

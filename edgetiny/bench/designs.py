@@ -12,6 +12,7 @@ import torch
 from edgetiny.bench.int8 import int8_model
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.cost import Precision, mean_context, run_memory
+from edgetiny.design import Design
 from edgetiny.init import RandomTensors
 from edgetiny.measure import clock_ns
 from edgetiny.model import KVCache, Transformer, build_model
@@ -24,19 +25,6 @@ _MEMORY_SHARE = 0.8
 _WARMUP_STEPS = 100
 _PROBE_STEPS = 8
 _STANDARD_DEVIATION = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Design:
-    """A named shape. `source` says where it comes from.
-
-    reference_tok_per_s: speed per sequence that others measured (`source` says where), or None.
-    """
-
-    name: str
-    source: str
-    config: ModelConfig
-    reference_tok_per_s: float | None = None
 
 
 DESIGNS = (

@@ -69,7 +69,8 @@ class BenchConfig(Config):
 
     source: Path | None = setting(
         None,
-        "checkpoint, artefact, or TOML file with a design; random weights if not given",
+        "checkpoint, artefact, or a design: a TOML file or the name of a preset; random weights if"
+        " not given",
         argument=True,
     )
     suite: Path | None = setting(None, "TOML file with designs and a protocol to measure")

@@ -5,12 +5,12 @@ import torch
 
 from edgetiny.bench.designs import (
     DESIGNS,
-    Design,
     choose_design,
     probe_step_seconds,
     random_model,
 )
 from edgetiny.cost import parameters
+from edgetiny.design import Design
 
 GB = 10**9
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from edgetiny.bench.suite import read_design, read_suite
+from edgetiny.bench.suite import read_suite
 from edgetiny.cost import parameters
 from edgetiny.errors import ConfigError
 
@@ -138,12 +138,3 @@ def test_a_missing_suite_is_one_line(tmp_path):
         read_suite(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_suite(tmp_path)
-
-
-def test_a_design_stands_in_a_file_of_its_own(write):
-    text = "schema_version = 1\n" + SUITE[SUITE.index("[[designs]]") :].replace("[[designs]]", "")
-    design = read_design(write(text + "num_key_value_heads = 2\n"))
-    assert (design.name, design.config.num_key_value_heads) == ("one", 2)
-    jsonschema.validate(tomllib.loads(text), schema("design"))
-    with pytest.raises(ConfigError, match="3 key/value heads do not divide"):
-        read_design(write(text + "num_key_value_heads = 3\n"))
