@@ -2,9 +2,26 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from edgetiny.config.base import Config, setting
+from edgetiny.errors import ConfigError
+
+InitMethod = Literal[
+    "constant", "gpt2", "gpt2-paper", "internlm", "internlm-code", "depth_adaptive", "neox"
+]
+
+_INIT_SHAPE = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+    "rope_theta",
+    "tie_word_embeddings",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,9 +30,12 @@ class InitConfig(Config):
 
     tokenizer: Path = setting(help="tokenizer folder; its size is the vocabulary")
     out: Path = setting(help="checkpoint folder to write")
-    hidden_size: int = setting(256, "width", minimum=8)
-    num_hidden_layers: int = setting(8, "depth", minimum=1)
-    num_attention_heads: int = setting(8, "query heads", minimum=1)
+    design: Path | None = setting(
+        None, "the whole shape: a TOML file of edgetiny design, or the name of a preset"
+    )
+    hidden_size: int | None = setting(None, "width (default: 256)", minimum=8)
+    num_hidden_layers: int | None = setting(None, "depth (default: 8)", minimum=1)
+    num_attention_heads: int | None = setting(None, "query heads (default: 8)", minimum=1)
     num_key_value_heads: int | None = setting(
         None, "key/value heads; as many as query heads if not given", minimum=1
     )
@@ -23,14 +43,46 @@ class InitConfig(Config):
     intermediate_size: int | None = setting(
         None, "FFN width; 8/3 of the width rounded up to a multiple of 32 if not given", minimum=1
     )
-    max_position_embeddings: int = setting(2048, "longest context", minimum=2)
-    rope_theta: float = setting(10_000.0, "base of the rotary embedding", minimum=1.0)
-    tie_word_embeddings: bool = setting(True, "one tensor for embedding and head")
-    initializer_range: float = setting(
-        0.02, "standard deviation of every weight matrix", minimum=0.0
+    max_position_embeddings: int | None = setting(
+        None, "longest context (default: 2048)", minimum=2
+    )
+    rope_theta: float | None = setting(
+        None, "base of the rotary embedding (default: 10000)", minimum=1.0
+    )
+    tie_word_embeddings: bool | None = setting(
+        None, "one tensor for embedding and head (default: yes)"
+    )
+    init: InitMethod = setting(
+        "constant",
+        "deviations by matrix and layer; gpt2 and internlm also as the paper (-paper) or the code"
+        " (-code) has them",
+    )
+    initializer_range: float | None = setting(
+        None, "standard deviation that --init scales (default: 0.02)", minimum=0.0
     )
     seed: int = setting(0, "seed of the random weights")
     overwrite: bool = setting(False, "replace --out if it exists")
+
+    def check(self) -> None:
+        if self.design is not None:
+            for name in _INIT_SHAPE:
+                if getattr(self, name) is not None:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise ConfigError(f"--design is the whole shape; leave out {flag}, or --design")
+        if self.init == "neox" and self.initializer_range is not None:
+            raise ConfigError(
+                "--init neox takes its deviations from width and depth: leave out"
+                " --initializer-range"
+            )
+
+
+STUDENT_AXES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +92,9 @@ class InheritConfig(Config):
     source: Path = setting(help="checkpoint folder to inherit from", argument=True)
     data: Path = setting(help="token shards whose held-out part scores the layers")
     out: Path = setting(help="checkpoint folder to write")
+    to: Path | None = setting(
+        None, "the student's whole shape: a TOML file of edgetiny design, or the name of a preset"
+    )
     hidden_size: int | None = setting(
         None, "width of the student; as the source if not given", minimum=1
     )
@@ -49,6 +104,13 @@ class InheritConfig(Config):
     intermediate_size: int | None = setting(None, "FFN width of the student", minimum=1)
     calibration_tokens: int = setting(16_384, "tokens that score the layers", minimum=1)
     overwrite: bool = setting(False, "replace --out if it exists")
+
+    def check(self) -> None:
+        if self.to is not None:
+            for name in STUDENT_AXES:
+                if getattr(self, name) is not None:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise ConfigError(f"--to is the whole shape; leave out {flag}, or --to")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,9 +1,12 @@
 """The shape a student is to have, or why its source cannot give it."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from edgetiny.checkpoint import ModelConfig
-from edgetiny.config.model import InheritConfig
+from edgetiny.config.model import STUDENT_AXES, InheritConfig
+from edgetiny.design import open_design
 from edgetiny.errors import ConfigError
 
 
@@ -12,6 +15,8 @@ def student_shape(source: ModelConfig, config: InheritConfig) -> ModelConfig:
 
     Raises ConfigError naming the axis that cannot be reached by removing from the source.
     """
+    if config.to is not None:
+        config = replace(config, to=None, **_axes_of_design(config.to, source))
     n_heads, n_kv_heads = _heads(source, config)
     shape = replace(
         source,
@@ -21,13 +26,7 @@ def student_shape(source: ModelConfig, config: InheritConfig) -> ModelConfig:
         num_attention_heads=n_heads,
         num_key_value_heads=n_kv_heads,
     )
-    for name in (
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "intermediate_size",
-    ):
+    for name in STUDENT_AXES:
         wanted, there = getattr(shape, name), getattr(source, name)
         if wanted > there:
             raise ConfigError(
@@ -41,6 +40,24 @@ def student_shape(source: ModelConfig, config: InheritConfig) -> ModelConfig:
             " afterwards with edgetiny gqa"
         )
     return shape
+
+
+def _axes_of_design(path: Path, source: ModelConfig) -> dict[str, Any]:
+    """Return what a design asks for. Context and rotary base stay the source's: it learned them."""
+    shape = open_design(path).config
+    if shape.vocab_size != source.vocab_size:
+        raise ConfigError(
+            f"design {path} has {shape.vocab_size} rows, the source {source.vocab_size}; first"
+            f" edgetiny tokenizer compress --vocab-size {shape.vocab_size}"
+        )
+    for name in ("head_dim", "tie_word_embeddings"):
+        wanted, there = getattr(shape, name), getattr(source, name)
+        if wanted != there:
+            raise ConfigError(
+                f"design {path} has {name} = {wanted}, the source {there}, which inheriting keeps;"
+                f" make the design with {name} = {there}"
+            )
+    return {name: getattr(shape, name) for name in STUDENT_AXES}
 
 
 def _given(value: int | None, otherwise: int) -> int:

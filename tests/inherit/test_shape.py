@@ -5,6 +5,7 @@ import pytest
 
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.config.model import InheritConfig
+from edgetiny.design import Design, to_toml
 from edgetiny.errors import ConfigError
 from edgetiny.inherit.shape import student_shape
 
@@ -65,3 +66,40 @@ def test_heads_not_given_follow_from_those_given(source, given, heads):
 def test_an_axis_out_of_reach_is_named(given, message):
     with pytest.raises(ConfigError, match=message):
         shape(GQA, **given)
+
+
+@pytest.fixture
+def design(tmp_path):
+    def write(**settings):
+        path = tmp_path / "student.toml"
+        path.write_text(to_toml(Design("student", "", replace(MHA, **settings))))
+        return path
+
+    return write
+
+
+def test_a_design_gives_every_axis_and_the_rest_stays(design):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 20}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 4}
+    source = replace(MHA, rope_theta=5e5, max_position_embeddings=64)
+    assert shape(source, to=design(**sizes)) == replace(source, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vocab_size": 96}, "96 rows, the source 97; first edgetiny tokenizer compress"),
+        ({"head_dim": 4}, "head_dim = 4, the source 8"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings = False, the source True"),
+        ({"hidden_size": 33}, "--hidden-size 33 .*at most 32"),
+        ({"num_key_value_heads": 2}, "edgetiny gqa"),
+    ],
+)
+def test_a_design_out_of_reach_is_refused(design, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        shape(MHA, to=design(**settings))
+
+
+def test_a_design_and_an_axis_are_one_too_many():
+    with pytest.raises(ConfigError, match="leave out --hidden-size, or --to"):
+        shape(MHA, to=Path("student.toml"), hidden_size=16)

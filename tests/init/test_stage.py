@@ -6,6 +6,8 @@ import torch
 
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.config.model import InitConfig
+from edgetiny.design import preset, to_toml
+from edgetiny.design.file import Design
 from edgetiny.errors import ConfigError, DataError
 from edgetiny.init import RandomTensors, default_ffn_width, run
 from edgetiny.model import load_model
@@ -118,3 +120,62 @@ def test_an_existing_checkpoint_stands_without_overwrite(
     with pytest.raises(ConfigError, match="--overwrite"):
         run(_config(tiny_tokenizer, out, seed=1))
     assert run(_config(tiny_tokenizer, out, seed=1, overwrite=True)).sha256 != before
+
+
+def _design(tmp_path: Path, config: ModelConfig) -> Path:
+    path = tmp_path / "design.toml"
+    path.write_text(to_toml(Design("small", "a test", config)))
+    return path
+
+
+def test_a_design_is_the_whole_shape(
+    tiny_tokenizer: Path, tiny_config: ModelConfig, tmp_path: Path
+) -> None:
+    shape = replace(tiny_config, vocab_size=512, rope_theta=5e4, tie_word_embeddings=False)
+    out = tmp_path / "model"
+    config = run(
+        InitConfig(tokenizer=tiny_tokenizer, out=out, design=_design(tmp_path, shape))
+    ).config
+    tokenizer = Tokenizer.open(tiny_tokenizer)
+    ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
+    assert config == replace(shape, eos_token_ids=(tokenizer.eos_id,), **ids)
+
+
+def test_without_sizes_the_defaults_count(tiny_tokenizer: Path, tmp_path: Path) -> None:
+    config = run(InitConfig(tokenizer=tiny_tokenizer, out=tmp_path / "model")).config
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (256, 8, 8)
+    assert (config.max_position_embeddings, config.rope_theta) == (2048, 10_000.0)
+    assert config.tie_word_embeddings
+
+
+def test_a_design_of_another_vocabulary_is_refused(tiny_tokenizer: Path, tmp_path: Path) -> None:
+    config = InitConfig(
+        tokenizer=tiny_tokenizer, out=tmp_path / "model", design=Path("mobilellm-125m")
+    )
+    assert preset("mobilellm-125m").config.vocab_size == 32_000
+    with pytest.raises(ConfigError, match=r"32000 rows and the tokenizer 512 .*--vocab 512"):
+        run(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"design": Path("d.toml"), "hidden_size": 64}, "leave out --hidden-size, or --design"),
+        ({"design": Path("d.toml"), "tie_word_embeddings": False}, "--tie-word-embeddings"),
+        ({"init": "neox", "initializer_range": 0.02}, "leave out --initializer-range"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(
+    settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        InitConfig(tokenizer=Path("t"), out=Path("o"), **settings)  # type: ignore[arg-type]
+
+
+def test_the_scheme_reaches_the_weights(tiny_tokenizer: Path, tmp_path: Path) -> None:
+    settings = {"init": "depth_adaptive", "initializer_range": 0.1}
+    checkpoint = run(_config(tiny_tokenizer, tmp_path / "model", **settings))
+    q = [checkpoint.tensor(f"model.layers.{i}.self_attn.q_proj.weight").std() for i in (0, 1)]
+    assert (q[0] / q[1]).item() == pytest.approx(2**0.5, rel=0.1)
+    assert checkpoint.lineage["settings"]["init"] == "depth_adaptive"

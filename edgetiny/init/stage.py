@@ -1,53 +1,21 @@
-"""`edgetiny init`: a checkpoint with random weights, drawn by seed and tensor name.
+"""`edgetiny init`: a checkpoint with random weights, for a tokenizer."""
 
-All matrices share one standard deviation: the paper compared schemes and recommends the constant
-(section 3.1, Table 4).
-"""
+from dataclasses import replace
+from pathlib import Path
 
-import hashlib
-from collections.abc import Iterator, Mapping
-
-import torch
-from torch import Tensor
-
-from edgetiny.checkpoint import Checkpoint, ModelConfig, parameter_shapes, write_checkpoint
+from edgetiny.checkpoint import Checkpoint, ModelConfig, write_checkpoint
 from edgetiny.checkpoint.model_config import divisors
 from edgetiny.config.model import InitConfig
 from edgetiny.console import QUIET, Reporter
+from edgetiny.design import open_design
 from edgetiny.errors import ConfigError
 from edgetiny.files import atomic_folder, refuse_existing
+from edgetiny.init.tensors import RandomTensors
 from edgetiny.tokenizer import Tokenizer
 
+_SIGMA = 0.02
+_WIDTH, _DEPTH, _HEADS = 256, 8, 8
 _FFN_MULTIPLE = 32
-
-
-class RandomTensors(Mapping[str, Tensor]):
-    """Every tensor of a model, drawn when it is asked for: one of them in memory at a time.
-
-    Matrices are N(0, std^2), norms one, biases zero. A tensor depends on seed, name and shape
-    alone, so that two models of other depth share the layers they have in common.
-    """
-
-    def __init__(self, config: ModelConfig, *, std: float, seed: int) -> None:
-        self._shapes = parameter_shapes(config)
-        self._std = std
-        self._seed = seed
-
-    def __getitem__(self, name: str) -> Tensor:
-        shape = self._shapes[name]
-        if name.endswith(".bias"):
-            return torch.zeros(shape)
-        if len(shape) == 1:
-            return torch.ones(shape)
-        digest = hashlib.sha256(f"{self._seed}:{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return torch.empty(shape).normal_(0.0, self._std, generator=generator)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
 
 
 def run(config: InitConfig, reporter: Reporter = QUIET) -> Checkpoint:
@@ -63,7 +31,8 @@ def run(config: InitConfig, reporter: Reporter = QUIET) -> Checkpoint:
         )
     model_config = model_config_for(config, Tokenizer.open(config.tokenizer))
     reporter.say(f"drawing random weights into {config.out}")
-    tensors = RandomTensors(model_config, std=config.initializer_range, seed=config.seed)
+    sigma = _SIGMA if config.initializer_range is None else config.initializer_range
+    tensors = RandomTensors(model_config, std=sigma, seed=config.seed, method=config.init)
     with atomic_folder(config.out, overwrite=config.overwrite) as folder:
         write_checkpoint(
             folder,
@@ -80,29 +49,50 @@ def run(config: InitConfig, reporter: Reporter = QUIET) -> Checkpoint:
 def model_config_for(config: InitConfig, tokenizer: Tokenizer) -> ModelConfig:
     """Return the whole shape; what is not given follows from the width, ids from the tokenizer.
 
-    Raises ConfigError for heads that do not divide.
+    Raises ConfigError for heads that do not divide, or a design of another vocabulary.
     """
-    width, n_heads = config.hidden_size, config.num_attention_heads
+    eos = tokenizer.eos_id
+    return replace(
+        _of_settings(config, tokenizer.vocab_size)
+        if config.design is None
+        else _of_design(config.design, tokenizer.vocab_size),
+        bos_token_id=tokenizer.bos_id,
+        eos_token_ids=() if eos is None else (eos,),
+        pad_token_id=tokenizer.pad_id,
+    )
+
+
+def _of_design(path: Path, vocab_size: int) -> ModelConfig:
+    shape = open_design(path).config
+    if shape.vocab_size != vocab_size:
+        raise ConfigError(
+            f"design {path} has {shape.vocab_size} rows and the tokenizer {vocab_size} tokens;"
+            f" train a tokenizer with --vocab-size {shape.vocab_size}, or make the design with"
+            f" --vocab {vocab_size}"
+        )
+    return shape
+
+
+def _of_settings(config: InitConfig, vocab_size: int) -> ModelConfig:
+    width = config.hidden_size or _WIDTH
+    n_heads = config.num_attention_heads or _HEADS
     if config.head_dim is None and width % n_heads:
         raise ConfigError(
             f"--num-attention-heads {n_heads} does not divide --hidden-size {width};"
             f" choose from {', '.join(map(str, divisors(width)))}, or give --head-dim"
         )
-    eos = tokenizer.eos_id
+    tied = config.tie_word_embeddings
     return ModelConfig(
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=vocab_size,
         hidden_size=width,
         intermediate_size=config.intermediate_size or default_ffn_width(width),
-        num_hidden_layers=config.num_hidden_layers,
+        num_hidden_layers=config.num_hidden_layers or _DEPTH,
         num_attention_heads=n_heads,
         num_key_value_heads=config.num_key_value_heads or n_heads,
         head_dim=config.head_dim or width // n_heads,
-        rope_theta=config.rope_theta,
-        max_position_embeddings=config.max_position_embeddings,
-        tie_word_embeddings=config.tie_word_embeddings,
-        bos_token_id=tokenizer.bos_id,
-        eos_token_ids=() if eos is None else (eos,),
-        pad_token_id=tokenizer.pad_id,
+        rope_theta=config.rope_theta or 10_000.0,
+        max_position_embeddings=config.max_position_embeddings or 2048,
+        tie_word_embeddings=True if tied is None else tied,
     )
 
 
