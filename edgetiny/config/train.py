@@ -7,11 +7,16 @@ from typing import ClassVar, Literal
 from edgetiny.config.base import Config, setting
 from edgetiny.errors import ConfigError
 
+STEPS = 1000
+"""Optimizer steps where nothing is said of them."""
+
 FREE_SETTINGS = frozenset(
     {
         "checkpoint",
         "data",
         "out",
+        # The steps that it stands for are compared.
+        "fraction",
         "eval_every",
         "eval_tokens",
         "save_every",
@@ -37,7 +42,13 @@ class TrainConfig(Config):
     checkpoint: Path = setting(help="checkpoint folder to start from", argument=True)
     data: Path = setting(help="token shards")
     out: Path = setting(help="checkpoint folder to write, training state included")
-    steps: int = setting(1000, "optimizer steps", minimum=1)
+    steps: int = setting(STEPS, "optimizer steps", minimum=1)
+    fraction: float = setting(
+        0.0,
+        "share of the training tokens to see, instead of --steps; 0 means --steps",
+        minimum=0.0,
+        maximum=1000.0,
+    )
     batch_size: int = setting(8, "sequences in one forward pass", minimum=1)
     gradient_accumulation: int = setting(1, "forward passes in one step", minimum=1)
     sequence_length: int = setting(512, "tokens of a sequence", minimum=2)
@@ -76,6 +87,8 @@ class TrainConfig(Config):
     def check(self) -> None:
         if self.resume and self.overwrite:
             raise ConfigError("--resume keeps --out and --overwrite replaces it; give one of them")
+        if self.fraction and self.steps != STEPS:
+            raise ConfigError("--fraction says how many steps there are; give it or --steps")
         if self.out.resolve() == self.checkpoint.resolve():
             raise ConfigError(
                 f"--out is the checkpoint to start from, {self.checkpoint}; choose another folder"

@@ -19,7 +19,7 @@ from edgetiny.train.log import check_tensorboard
 from edgetiny.train.loop import Loop, Sources
 from edgetiny.train.optimizer import restore_moments
 from edgetiny.train.state import STATE_FILE, TrainerState, read_moments, saved_settings
-from edgetiny.train.step import Samples, Trainer, check_compiler
+from edgetiny.train.step import Samples, Trainer, check_compiler, tokens_per_step
 from edgetiny.train.throughput import Precision, check_device, choose_precision
 
 
@@ -35,6 +35,7 @@ def run(config: TrainConfig, reporter: Reporter = QUIET) -> Checkpoint:
     _check_software(config)
     with _threads(config.threads):
         sources = _open_sources(config)
+        config = _with_steps(config, sources.shards, reporter)
         samples = Samples(sources.shards.train, config)
         precision = _precision(config, saved)
         state = _first_state(config, sources, precision)
@@ -88,6 +89,16 @@ def _open_sources(config: TrainConfig) -> Sources:
     has_tokenizer = any((checkpoint.path / name).is_file() for name in TOKENIZER_FILES)
     tokenizer = checkpoint.path if has_tokenizer else shards.tokenizer_path
     return Sources(checkpoint=checkpoint, shards=shards, tokenizer=tokenizer)
+
+
+def _with_steps(config: TrainConfig, shards: Shards, reporter: Reporter) -> TrainConfig:
+    """Return settings that say how many steps there are, where they gave a share of the tokens."""
+    if not config.fraction:
+        return config
+    n_tokens, per_step = len(shards.train.tokens), tokens_per_step(config)
+    steps = max(1, round(config.fraction * n_tokens / per_step))
+    reporter.say(f"{config.fraction:.4g} of {n_tokens:,} tokens: {steps} steps of {per_step:,}")
+    return dataclasses.replace(config, steps=steps, fraction=0.0)
 
 
 def _precision(config: TrainConfig, saved: TrainerState | None) -> Precision:
