@@ -63,7 +63,7 @@ COMMANDS = (
     Command("inspect", "inspect", "Show shapes, parameters, bytes, lineage and statistics."),
     Command("inherit", "inherit.stage", "Cut a smaller model out of a trained one."),
     Command("train", "train.stage", "Train a checkpoint on token shards."),
-    Command("gqa", "gqa", "Mean-pool key/value heads into fewer groups."),
+    Command("gqa", "gqa", "Merge key/value heads that query heads will share."),
     Command("export", "export.stage", "Lower a checkpoint to a verified artefact."),
     Command("verify", "export.verify", "Compare an artefact with its checkpoint."),
     Command("generate", "generate", "Continue a prompt, as a stream."),

@@ -120,7 +120,38 @@ class GqaConfig(Config):
     source: Path = setting(help="checkpoint folder to convert", argument=True)
     groups: int = setting(help="key/value heads of the result", minimum=1)
     out: Path = setting(help="checkpoint folder to write")
+    grouping: Literal["adjacent", "similarity"] = setting(
+        "adjacent", "heads that share: neighbours, or those nearest on calibration text"
+    )
+    pool: Literal["mean", "first", "random", "aligned"] = setting(
+        "mean",
+        "a group's shared head: its mean, its first, one drawn at random, or the best one up to"
+        " turns that attention does not see, with the output projection refitted",
+    )
+    data: Path | None = setting(
+        None,
+        "token shards: training text calibrates, held-out text gives bits per byte before and"
+        " after; similarity and aligned need them",
+    )
+    calibration_tokens: int = setting(32_768, "tokens of calibration text", minimum=1)
+    context: int | None = setting(
+        None,
+        "tokens of a window of text; up to 512 of those the model was trained on if not given",
+        minimum=2,
+    )
+    eval_tokens: int = setting(65_536, "most held-out tokens to score per text", minimum=1)
+    seed: int = setting(0, "seed of --pool random", minimum=0)
     overwrite: bool = setting(False, "replace --out if it exists")
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the conversion looks at text."""
+        return self.grouping == "similarity" or self.pool == "aligned"
+
+    def check(self) -> None:
+        if self.data is None and self.needs_text:
+            flag = "--pool aligned" if self.pool == "aligned" else "--grouping similarity"
+            raise ConfigError(f"{flag} needs --data: token shards to calibrate with")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,9 @@ import torch
 
 from edgetiny.config.model import GqaConfig
 from edgetiny.errors import CheckpointError, ConfigError
-from edgetiny.gqa import mean_pool_kv_heads, run, to_gqa
+from edgetiny.gqa import run, to_gqa
+from edgetiny.gqa.grouping import adjacent
+from edgetiny.gqa.pool import pool_kv_heads
 from edgetiny.model import load_model
 
 HEAD_DIM = 8
@@ -54,13 +56,13 @@ def test_identical_heads_in_a_group_give_equal_logits(
 
 def test_neighbouring_heads_are_averaged():
     weight = torch.arange(4.0).repeat_interleave(2)[:, None].expand(8, 3)
-    pooled = mean_pool_kv_heads(weight, n_kv_heads=2, head_dim=2)
+    pooled = pool_kv_heads(weight, adjacent(4, 2), 2, "mean")
     assert torch.equal(pooled, torch.tensor([0.5, 0.5, 2.5, 2.5])[:, None].expand(4, 3))
 
 
 def test_mean_is_taken_in_fp32_and_stored_as_the_source(make_checkpoint):
     heads = torch.tensor([60000.0, 60000.0, 1.0, 1.0], dtype=torch.float16)
-    assert mean_pool_kv_heads(heads, 2, 1).tolist() == [60000.0, 1.0]
+    assert pool_kv_heads(heads, adjacent(4, 2), 1, "mean").tolist() == [60000.0, 1.0]
     _, tensors = to_gqa(make_checkpoint(dtype=torch.bfloat16), 2)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
 

@@ -1,0 +1,175 @@
+"""The head that stands best for a group of heads, up to what leaves attention as it is.
+
+A key may be turned and scaled, each pair of channels by a complex number of its own, if its
+queries are turned back: that commutes with the rotary embedding. Values may be multiplied by any
+invertible matrix if the output projection undoes it. Averaging heads as they stand ignores both.
+Here the shared key is, pair by pair, the first principal component of the group's keys, and the
+shared value the first head_dim principal components of the group's values, both weighted by
+what an error costs at the layer's output.
+Axes: S heads of a group, R query heads of each, P = head_dim / 2 pairs, D hidden size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgetiny.checkpoint import ModelConfig
+from edgetiny.gqa.grouping import Grouping
+from edgetiny.gqa.moments import Moments, as_pairs
+from edgetiny.gqa.pool import follow
+
+# Of the largest: a direction that matters less is as good as unused, and must not be divided by.
+_NEGLIGIBLE = 1e-10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shared:
+    """One head for a group: how it is mixed from the old heads, and read as each of them.
+
+    key_mix, query_turn: (S, P) complex; shared key = sum of key_mix * key, query *= query_turn.
+    value_mix: (S, head_dim, head_dim), shared value = sum of value_mix @ value.
+    value_back: (S, head_dim, head_dim), value = value_back @ shared value, nearly.
+    key_cost, value_cost: the squared error that is left at the layer's output.
+    """
+
+    key_mix: Tensor
+    query_turn: Tensor
+    value_mix: Tensor
+    value_back: Tensor
+    key_cost: float
+    value_cost: float
+
+
+def share(moments: Moments, heads: Sequence[int]) -> Shared:
+    """Return the best shared head of a group."""
+    chosen = torch.tensor(heads)
+    key_mix, query_turn, key_cost = _shared_key(moments, chosen)
+    value_mix, value_back, value_cost = _shared_value(moments, chosen)
+    return Shared(
+        key_mix=key_mix,
+        query_turn=query_turn,
+        value_mix=value_mix,
+        value_back=value_back,
+        key_cost=key_cost,
+        value_cost=value_cost,
+    )
+
+
+def _shared_key(moments: Moments, heads: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Minimise the sum of weight * |key - gain * shared|^2, pair by pair."""
+    weights = moments.key_weights[heads].T  # (P, S)
+    roots = weights.clamp(min=_NEGLIGIBLE * float(weights.max()) + 1e-300).sqrt()
+    covariance = moments.keys[:, heads][:, :, heads]  # (P, S, S)
+    energies, vectors = torch.linalg.eigh(covariance * roots[:, :, None] * roots[:, None, :])
+    first = vectors[:, :, -1]  # (P, S)
+    gain = first / roots  # key = gain * shared
+    # Of one shared key, any multiple is one too: make the gains one in the mean square, and
+    # their sum positive, so that equal heads share just that head.
+    total = gain.sum(dim=1)
+    phase = torch.where(total.abs() > 1e-12, total / total.abs().clamp(min=1e-300), 1)
+    size = gain.abs().square().mean(dim=1).sqrt() * phase  # (P,)
+    mix = first.conj() * roots * size[:, None]
+    gain = gain / size[:, None]
+    left = float(energies[:, :-1].clamp(min=0).sum())
+    # score = Re(conj(query) * gain * shared) = Re(conj(query * conj(gain)) * shared)
+    return mix.T, gain.conj().T, left
+
+
+def _shared_value(moments: Moments, heads: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Minimise the sum of |W (value - back @ shared)|^2 over the query heads' output columns W."""
+    n_heads, head_dim = len(heads), moments.values.shape[1]
+    covariance = moments.values[heads][:, :, heads].flatten(2).flatten(0, 1)  # (S * hd, S * hd)
+    roots, inverses = _roots(moments.outputs[heads].sum(dim=1))  # (S, hd, hd)
+    root = torch.block_diag(*roots)  # type: ignore[no-untyped-call]
+    energies, vectors = torch.linalg.eigh(root @ covariance @ root)
+    first = vectors[:, -head_dim:].reshape(n_heads, head_dim, head_dim)  # (S, hd, hd)
+    mix = (roots @ first).mT  # shared = sum of first^T root value
+    back = inverses @ first
+    # Any invertible change of the shared value is free: give it the old values' scale, and turn
+    # it towards their mean, so that weights of one layer keep one size.
+    size = (back.square().sum() / (n_heads * head_dim)).sqrt()
+    left, _, right = torch.linalg.svd(back.mean(dim=0))
+    turn = left @ right
+    mix, back = turn @ mix * size, back @ turn.T / size
+    return mix, back, float(energies[:-head_dim].clamp(min=0).sum())
+
+
+def _roots(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the symmetric square roots of positive matrices (S, n, n), and their inverses."""
+    energies, vectors = torch.linalg.eigh(matrices)
+    floor = _NEGLIGIBLE * energies[:, -1:].clamp(min=1e-300)
+    roots = energies.clamp(min=0).maximum(floor).sqrt()  # (S, n)
+    return (vectors * roots[:, None]) @ vectors.mT, (vectors / roots[:, None]) @ vectors.mT
+
+
+def sharing_costs(moments: Moments) -> NDArray[np.float64]:
+    """Return what it costs at the layer's output that two heads share: (G, G), zero diagonal."""
+    n_heads = len(moments.values)
+    costs = np.zeros((n_heads, n_heads))
+    for a in range(n_heads):
+        for b in range(a):
+            shared = share(moments, (a, b))
+            costs[a, b] = costs[b, a] = shared.key_cost + shared.value_cost
+    return costs
+
+
+def distances(moments: Moments) -> NDArray[np.float64]:
+    """Return how far two heads are from their mean, as they stand: (G, G), for plain pooling."""
+    weights = moments.key_weights  # (G, P)
+    keys = moments.keys.permute(1, 2, 0)  # (G, G, P)
+    own = torch.stack([moments.keys[:, g, g].real for g in range(len(weights))])  # (G, P)
+    apart = (own[:, None] + own[None] - 2 * keys.real) / 4  # (G, G, P), |key - mean|^2
+    key_cost = (apart * (weights[:, None] + weights[None])).sum(dim=2)
+    values, outputs = moments.values, moments.outputs.sum(dim=1)  # (G, hd, G, hd), (G, hd, hd)
+    square = torch.stack([values[g, :, g] for g in range(len(weights))])
+    cross = values.permute(0, 2, 1, 3)  # (G, G, hd, hd)
+    apart = (square[:, None] + square[None] - cross - cross.mT) / 4
+    value_cost = (apart * (outputs[:, None] + outputs[None])).sum(dim=(2, 3))
+    costs: NDArray[np.float64] = (key_cost + value_cost).numpy()
+    return costs
+
+
+def aligned_tensors(
+    tensors: Mapping[str, Tensor], grouping: Grouping, shared: Sequence[Shared], config: ModelConfig
+) -> dict[str, Tensor]:
+    """Return one layer's attention with a head of each group, in fp32.
+
+    tensors: of the old attention, by the part of the name after `self_attn.`; config: the old one.
+    """
+    kv_order = torch.tensor([head for group in grouping for head in group])
+    n_groups = len(grouping)
+    changed: dict[str, Tensor] = {}
+    turns = torch.cat([each.query_turn for each in shared])  # (G, P), in the new order
+    n_queries = config.num_attention_heads // config.num_key_value_heads
+    backs = torch.cat([each.value_back for each in shared]).repeat_interleave(n_queries, dim=0)
+    key_mix = torch.cat([each.key_mix for each in shared])
+    value_mix = torch.cat([each.value_mix for each in shared])
+    for name, tensor in tensors.items():
+        tensor = follow(name, tensor, grouping, config).double()
+        if name == "o_proj.weight":
+            columns = tensor.view(len(tensor), -1, config.head_dim).transpose(0, 1)  # (H, D, hd)
+            tensor = (columns @ backs).transpose(0, 1).flatten(1)  # (D, H * hd)
+        elif name.startswith("q_proj"):
+            heads = tensor.view(-1, config.head_dim, *tensor.shape[1:])  # (H, hd, ...)
+            tensor = multiplied(heads, turns.repeat_interleave(n_queries, dim=0)).flatten(0, 1)
+        elif name.startswith(("k_proj", "v_proj")):
+            heads = tensor.view(-1, config.head_dim, *tensor.shape[1:])[kv_order]
+            if name.startswith("k_proj"):
+                mixed = multiplied(heads, key_mix)
+            else:
+                mixed = torch.einsum("gij,gj...->gi...", value_mix, heads)
+            of_groups = mixed.view(n_groups, -1, *mixed.shape[1:]).sum(dim=1)  # (groups, hd, ...)
+            tensor = of_groups.flatten(0, 1)
+        changed[name] = tensor.float()
+    return changed
+
+
+def multiplied(heads: Tensor, factors: Tensor) -> Tensor:
+    """Multiply each pair of channels of heads (S, head_dim, ...) by complex factors (S, P)."""
+    pairs = as_pairs(heads.transpose(1, -1)).transpose(1, -1)  # (S, P, ...)
+    product = pairs * factors.view(*factors.shape, *[1] * (heads.ndim - 2))
+    return torch.cat((product.real, product.imag), dim=1)  # (S, head_dim, ...)

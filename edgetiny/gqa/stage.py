@@ -1,0 +1,162 @@
+"""`edgetiny gqa`: a checkpoint whose query heads share fewer key/value heads."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgetiny.checkpoint import Checkpoint, LazyTensors, ModelConfig, write_checkpoint
+from edgetiny.config.model import GqaConfig
+from edgetiny.console import QUIET, Reporter
+from edgetiny.data import Shards
+from edgetiny.errors import ConfigError
+from edgetiny.evaluate import bits_per_byte, documents_of_split
+from edgetiny.evaluate.compatible import check_same_tokenizer
+from edgetiny.files import atomic_folder, refuse_existing
+from edgetiny.gqa.calibrate import LayerReport, align, calibration_windows, find_groupings
+from edgetiny.gqa.pool import Pool, check_groups, to_gqa
+from edgetiny.model import build_model
+
+_CONTEXT = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Converted:
+    """A model with fewer key/value heads. reports: of each layer; none for plain neighbours."""
+
+    shape: ModelConfig
+    tensors: Mapping[str, Tensor]
+    reports: list[LayerReport]
+
+
+def run(config: GqaConfig, reporter: Reporter = QUIET) -> Checkpoint:
+    """Write the checkpoint with `config.groups` key/value heads and return it, opened.
+
+    With `data` the bits per byte before and after, on its held-out part, are told and recorded.
+    Raises ConfigError if the groups do not divide the heads or `config.out` exists, DataError for
+    shards of another tokenizer or with too little text.
+    """
+    refuse_existing(config.out, overwrite=config.overwrite)
+    source = Checkpoint.open(config.source)
+    check_groups(source, config.groups)
+    shards = None
+    if config.data is not None:
+        shards = Shards.open(config.data)
+        check_same_tokenizer(source.path, source.config.vocab_size, shards)
+    converted = convert(source, config, shards, reporter)
+    metrics: dict[str, Any] = {"kv_heads_before": source.config.num_key_value_heads}
+    if converted.reports:
+        metrics["groupings"] = [[list(g) for g in each.grouping] for each in converted.reports]
+        errors = [each.error for each in converted.reports if each.error is not None]
+        metrics |= {"layer_errors": errors} if errors else {}
+    if shards is not None:
+        metrics |= _bits_before_and_after(source, converted, shards, config, reporter)
+    with atomic_folder(config.out, overwrite=config.overwrite) as folder:
+        write_checkpoint(
+            folder,
+            converted.shape,
+            converted.tensors,
+            stage="gqa",
+            settings=config.as_json(),
+            parent=source,
+            tokenizer=source.path,
+            metrics=metrics,
+        )
+    return Checkpoint.open(config.out)
+
+
+def convert(
+    source: Checkpoint, config: GqaConfig, shards: Shards | None, reporter: Reporter = QUIET
+) -> Converted:
+    """Return the model with `config.groups` key/value heads.
+
+    shards: where the calibration text comes from; grouping by similarity and aligning need them.
+    """
+    n_before, groups = source.config.num_key_value_heads, config.groups
+    if groups == n_before:
+        reporter.say(f"--groups {groups} changes nothing: the model has {n_before} KV heads")
+        shape, tensors = to_gqa(source, groups)
+        return Converted(shape=shape, tensors=tensors, reports=[])
+    reporter.say(f"{n_before} key/value heads become {groups}: {config.grouping}, {config.pool}")
+    reports: list[LayerReport] = []
+    if not config.needs_text:
+        shape, tensors = to_gqa(source, groups, pool=_plain(config), seed=config.seed)
+        return Converted(shape=shape, tensors=tensors, reports=reports)
+    assert shards is not None
+    windows = calibration_windows(shards, config.calibration_tokens, window_length(source, config))
+    with reporter.task("merging heads, layer by layer", source.config.num_hidden_layers) as task:
+        if config.pool == "aligned":
+            by_similarity = config.grouping == "similarity"
+            made, reports = align(source, groups, windows, task, by_similarity=by_similarity)
+            shape, tensors = _with(source, groups, made)
+            return Converted(shape=shape, tensors=tensors, reports=reports)
+        reports = find_groupings(source, groups, windows, task)
+    groupings = [each.grouping for each in reports]
+    shape, tensors = to_gqa(
+        source, groups, pool=_plain(config), groupings=groupings, seed=config.seed
+    )
+    return Converted(shape=shape, tensors=tensors, reports=reports)
+
+
+def window_length(source: Checkpoint, config: GqaConfig) -> int:
+    """Return the tokens of a window: as asked, or up to 512 of what the model was trained on.
+
+    Raises ConfigError if they are beyond the model's longest context.
+    """
+    longest = source.config.max_position_embeddings
+    if config.context is not None:
+        if config.context > longest:
+            raise ConfigError(
+                f"--context {config.context} is beyond the model's {longest} positions"
+            )
+        return config.context
+    stages = [source.lineage, *source.lineage.get("ancestors", [])]
+    trained: list[int] = [
+        each["settings"]["sequence_length"] for each in stages if each.get("stage") == "train"
+    ]
+    return min(_CONTEXT, longest, *trained)
+
+
+def _plain(config: GqaConfig) -> Pool:
+    assert config.pool != "aligned"
+    return config.pool
+
+
+def _with(
+    source: Checkpoint, groups: int, made: Mapping[str, Tensor]
+) -> tuple[ModelConfig, Mapping[str, Tensor]]:
+    """Return the source's configuration and tensors with the attention that was made."""
+    makers = {name: functools.partial(source.tensor, name) for name in source.names()}
+    makers |= {name: functools.partial(made.__getitem__, name) for name in made}
+    return replace(source.config, num_key_value_heads=groups), LazyTensors(makers)
+
+
+def _bits_before_and_after(
+    source: Checkpoint,
+    converted: Converted,
+    shards: Shards,
+    config: GqaConfig,
+    reporter: Reporter,
+) -> dict[str, float]:
+    """Score both models on held-out text, one after the other; only one is in memory at a time."""
+    if not len(shards.valid.tokens) or shards.valid.text_bytes is None:
+        reporter.say(f"no bits per byte: {shards.path} holds no text of known size out")
+        return {}
+    documents = list(
+        documents_of_split(shards.valid, shards.document_start is not None, config.eval_tokens)
+    )
+    length = window_length(source, config)
+    bits = {}
+    for name, shape, tensors in (
+        ("bits_per_byte_before", source.config, source.state_dict()),
+        ("bits_per_byte_after", converted.shape, converted.tensors),
+    ):
+        model = build_model(shape, tensors, torch.float32)
+        bits[name] = bits_per_byte(model, documents, context=length).total.bits_per_byte
+        del model
+    before, after = bits.values()
+    reporter.say(f"held-out bits per byte: {before:.4f} before, {after:.4f} after")
+    return bits
