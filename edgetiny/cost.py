@@ -12,10 +12,12 @@ from edgetiny.checkpoint import ModelConfig, parameter_shapes
 from edgetiny.device import Device
 from edgetiny.errors import DeviceError
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "int4"]
 
 ITEM_BYTES: Mapping[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
-_SCALE_BYTES = 4
+_BITS: Mapping[Precision, int] = {"int8": 8, "int4": 4}
+# A scale is fp32 beside eight bits and fp16 beside four: 4.5 bits a weight in blocks of 32.
+_SCALE_BYTES: Mapping[Precision, int] = {"int8": 4, "int4": 2}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,16 +82,18 @@ def weight_bytes(
 def tensor_bytes(shape: tuple[int, ...], precision: Precision, block_size: int = 32) -> int:
     """Return the bytes of one stored tensor.
 
-    At int8 each row of a matrix is cut into blocks, the last one padded, with an fp32 scale each;
-    vectors (norms, biases) stay fp32. A block size of 0 is one scale for a whole row.
+    At int8 and int4 each row of a matrix is cut into blocks, the last one padded, with a scale each
+    (fp32 and fp16); vectors (norms, biases) stay fp32. A block size of 0 is one scale for a whole
+    row.
     """
-    if precision != "int8":
+    if precision not in _BITS:
         return math.prod(shape) * ITEM_BYTES[precision]
     if len(shape) == 1:
         return math.prod(shape) * ITEM_BYTES["fp32"]
     rows, columns = shape
     block_size = block_size or columns
-    return rows * math.ceil(columns / block_size) * (block_size + _SCALE_BYTES)
+    block_bytes = math.ceil(block_size * _BITS[precision] / 8) + _SCALE_BYTES[precision]
+    return rows * math.ceil(columns / block_size) * block_bytes
 
 
 def kv_bytes_per_token(config: ModelConfig, precision: Precision = "fp32") -> int:
@@ -242,11 +246,14 @@ def roofline(step: StepCost, *, bytes_per_s: float, flops_per_s: float) -> Roofl
 def device_roofline(step: StepCost, precision: Precision, device: Device) -> Roofline:
     """Return the limit of a step on a described device.
 
-    fp16 weights count at the fp32 rate where the device has no fp16 product: they are cast.
+    fp16 weights count at the fp32 rate where the device has no fp16 product: they are cast. int4
+    weights are multiplied as int8, as every engine does.
     Raises DeviceError if the description has no rate for the arithmetic.
     """
     rates = device.gemm_flops_per_s
-    dtype = "fp32" if precision == "fp16" and "fp16" not in rates else precision
+    dtype = "int8" if precision == "int4" else precision
+    if precision == "fp16" and "fp16" not in rates:
+        dtype = "fp32"
     if dtype not in rates:
         raise DeviceError(
             f"device {device.name} has no {dtype} rate under gemm_flops_per_s;"

@@ -134,6 +134,13 @@ def test_int8_pads_the_last_block_of_each_row() -> None:
     assert tensor_bytes((64,), "int8", 32) == 64 * 4
 
 
+def test_int4_is_four_and_a_half_bits_a_weight() -> None:
+    assert tensor_bytes((3, 64), "int4", 32) == 3 * 2 * (16 + 2) == 3 * 64 * 4.5 / 8
+    assert tensor_bytes((3, 65), "int4", 32) == 3 * 3 * (16 + 2)
+    assert tensor_bytes((3, 65), "int4", 0) == 3 * (33 + 2)
+    assert tensor_bytes((64,), "int4", 32) == 64 * 4
+
+
 def test_tied_table_is_stored_once_unless_precisions_differ() -> None:
     config = _config()
     same = weight_bytes(config, "int8")
@@ -228,3 +235,11 @@ def test_fp16_counts_at_fp32_where_it_is_cast() -> None:
 def test_device_without_the_rate_is_refused() -> None:
     with pytest.raises(DeviceError, match=r"no int8 rate .* it has: fp32"):
         device_roofline(step_cost(_config(), "int8", 1, 1), "int8", _device(fp32=1e9))
+
+
+def test_int4_is_multiplied_as_int8() -> None:
+    step = step_cost(_config(), "int4", 8, 100)
+    limit = device_roofline(step, "int4", _device(int8=1e9))
+    assert limit.compute_s == step.flops / 1e9
+    with pytest.raises(DeviceError, match="no int8 rate"):
+        device_roofline(step, "int4", _device(fp32=1e9))

@@ -121,5 +121,10 @@ def bound_of(step: StepCost, step_s: float, peaks: Peaks) -> Bound:
 
 
 def gemm_dtype(precision: Precision, device: str) -> GemmDtype:
-    """Return which product bounds the arithmetic on weights held so; a CPU casts fp16 to fp32."""
+    """Return which product bounds the arithmetic on weights held so; a CPU casts fp16 to fp32.
+
+    int4 is multiplied as int8.
+    """
+    if precision == "int4":
+        return "int8"
     return "fp32" if precision == "fp16" and device == "cpu" else precision
