@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgetiny.artefact import MANIFEST, SCHEMA_VERSION, VERIFICATION, is_artefact
+from edgetiny.artefact import UNHASHED, is_artefact, read_manifest
 from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.config.model import InspectConfig
 from edgetiny.console import QUIET, Reporter
@@ -140,10 +140,8 @@ def tensor_facts(name: str, tensor: Tensor) -> TensorFacts:
 
 def inspect_artefact(path: Path, reporter: Reporter = QUIET) -> ArtefactResult:
     """Hash every file of an artefact and compare with its manifest."""
-    manifest = read_json(path / MANIFEST, schema_version=SCHEMA_VERSION, error=ArtefactError)
-    listed = manifest.get("files")
-    if not isinstance(listed, dict):
-        raise ArtefactError(f"{path / MANIFEST} lists no files; export the artefact again")
+    manifest = read_manifest(path)
+    listed = manifest["files"]
     config = ModelConfig.from_hf(read_json(path / "config.json", error=ArtefactError))
     present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     names = [*listed, *sorted(present - listed.keys())]
@@ -161,8 +159,8 @@ def _file_row(folder: Path, name: str, expected: Mapping[str, Any] | None) -> di
         return {"file": name, "bytes": None, "sha256": None, "state": "missing"}
     digest = sha256_file(path)
     if expected is None:
-        # The manifest cannot hold its own hash, and verification follows it.
-        state = "not hashed" if name in (MANIFEST, VERIFICATION) else "not in the manifest"
+        # The manifest cannot hold its own hash, and what was measured follows it.
+        state = "not hashed" if name in UNHASHED else "not in the manifest"
     else:
         state = "ok" if digest == expected.get("sha256") else "changed"
     return {"file": name, "bytes": path.stat().st_size, "sha256": digest[:16], "state": state}

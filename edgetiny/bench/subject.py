@@ -1,12 +1,11 @@
 """What is measured: an artefact, a checkpoint, or a design with random weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from edgetiny.artefact import MANIFEST, SCHEMA_VERSION, is_artefact
-from edgetiny.bench.designs import Design
+from edgetiny.artefact import is_artefact, models_of, pick, read_manifest
 from edgetiny.bench.protocol import Protocol
 from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.config.run import RuntimeName
@@ -19,6 +18,7 @@ from edgetiny.cost import (
     step_cost,
     weight_bytes,
 )
+from edgetiny.design import Design
 from edgetiny.errors import ArtefactError, ConfigError, DeviceError
 from edgetiny.files import read_json
 from edgetiny.measure.peaks import PeakDevice
@@ -239,34 +239,27 @@ def _of_artefact(
         )
     if device != "cpu":
         raise DeviceError(f"{source} is an artefact for the CPU; measure it with --device cpu")
-    manifest = read_json(source / MANIFEST, schema_version=SCHEMA_VERSION, error=ArtefactError)
+    manifest = read_manifest(source)
     config = ModelConfig.from_hf(read_json(source / "config.json", error=ArtefactError))
-    try:
-        precision = manifest["precision"]
-        # onnxruntime has no fp16 product on a CPU: it casts the weights once, at loading.
-        held = manifest["compute_dtype"] if precision == "fp16" else precision
-        return Subject(
-            kind="artefact",
-            name=str(source),
-            path=source,
-            config=config,
-            precision=precision,
-            held_precision=held,
-            kv_precision=manifest["kv_dtype"],
-            table_precision=held,
-            block_size=manifest.get("block_size") or 1,
-            max_batch=manifest["max_batch"],
-            max_context=manifest["context"],
-            size_bytes=_graph_bytes(manifest["files"]),
-            runtime="onnx",
-            device="cpu",
-        )
-    except KeyError as error:
-        raise ArtefactError(f"{source / MANIFEST} lacks {error}; export it again") from error
-
-
-def _graph_bytes(files: Mapping[str, Mapping[str, Any]]) -> int:
-    return sum(facts["bytes"] for name, facts in files.items() if name.startswith("model.onnx"))
+    model = pick(models_of(source, manifest), source, "onnx", 1)
+    # onnxruntime has no fp16 product on a CPU: it casts the weights once, at loading.
+    held = model.compute_dtype if model.precision == "fp16" else model.precision
+    return Subject(
+        kind="artefact",
+        name=str(source),
+        path=source,
+        config=config,
+        precision=cast(Precision, model.precision),
+        held_precision=cast(Precision, held),
+        kv_precision=cast(Precision, model.kv_dtype),
+        table_precision=cast(Precision, held),
+        block_size=model.block_size or 1,
+        max_batch=model.max_batch,
+        max_context=model.context,
+        size_bytes=sum(manifest["files"][name]["bytes"] for name in model.files),
+        runtime="onnx",
+        device="cpu",
+    )
 
 
 def _stored_precision(checkpoint: Checkpoint, device: PeakDevice) -> Precision:

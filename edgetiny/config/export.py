@@ -7,6 +7,14 @@ from typing import ClassVar, Literal
 from edgetiny.config.base import Config, setting
 from edgetiny.errors import ConfigError
 
+Format = Literal["onnx", "executorch", "gguf"]
+Layout = Literal["edgetiny", "portable", "transformers-js"]
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+Kernel = Literal["weight_only", "dynamic"]
+KvDtype = Literal["fp32", "fp16", "int8"]
+Target = Literal["cpu", "cuda"]
+Method = Literal["rtn", "gptq", "hqq"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig(Config):
@@ -18,11 +26,27 @@ class ExportConfig(Config):
         argument=True,
     )
     out: Path | None = setting(None, "artefact folder; beside the checkpoint if not given")
-    format: Literal["onnx"] = setting("onnx", "format of the artefact")
-    precision: Literal["fp32", "fp16", "int8"] = setting("int8", "storage of the weights")
-    block_size: int = setting(
-        32, "weights that share a scale at int8, a power of two", minimum=16, maximum=256
+    format: tuple[Format, ...] = setting(("onnx",), "format of the artefact; repeat for more")
+    precision: Precision = setting("int8", "storage of the weights")
+    kernel: Kernel | None = setting(
+        None,
+        "how int8 and int4 weights are multiplied: as blocks, or per channel with activations"
+        " quantized too; by the batch class if not given",
     )
+    block_size: int | None = setting(
+        None,
+        "weights that share a scale at int8 and int4, a power of two (default: 32)",
+        minimum=16,
+        maximum=256,
+    )
+    kv: KvDtype | None = setting(None, "storage of the key/value cache; by the format if not given")
+    layout: Layout | None = setting(
+        None, "of an ONNX graph: what it takes and gives; portable loads in other programs too"
+    )
+    batch: tuple[int, ...] = setting(
+        (), "batch class to plan for; repeat for more (default: 1)", minimum=1
+    )
+    target: Target = setting("cpu", "what the artefact will run on")
     gqa_groups: int | None = setting(
         None, "mean-pool the key/value heads to this many on the way out", minimum=1
     )
@@ -32,14 +56,19 @@ class ExportConfig(Config):
         minimum=2,
     )
     text: Path | None = setting(None, "held-out text that verification scores as well")
+    allow_unverified: bool = setting(
+        False, "also make what can be lowered but not run here; name and manifest say so"
+    )
     overwrite: bool = setting(False, "replace --out if it exists")
 
     def check(self) -> None:
-        if self.block_size & (self.block_size - 1):
+        size = self.block_size
+        if size is not None and size & (size - 1):
             raise ConfigError(
-                f"--block-size {self.block_size} is not a power of two;"
-                " choose from 16, 32, 64, 128, 256"
+                f"--block-size {size} is not a power of two; choose from 16, 32, 64, 128, 256"
             )
+        if not self.format:
+            raise ConfigError("--format is empty; give onnx, executorch or gguf")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

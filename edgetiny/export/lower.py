@@ -1,6 +1,7 @@
 """From weights to an ONNX graph: swap the leaves, trace once, keep nothing of the trace."""
 
 import contextlib
+import functools
 import logging
 import warnings
 from collections import Counter
@@ -13,9 +14,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from edgetiny.checkpoint import ModelConfig
-from edgetiny.export.heads import pad_heads, rotary_tables
+from edgetiny.checkpoint import LazyTensors, ModelConfig, parameter_shapes
+from edgetiny.export.heads import pad_heads, padded_head_dim, rotary_tables
 from edgetiny.export.onnx_leaves import (
+    ACCURACY_LEVEL,
     GraphSequence,
     OnnxAttend,
     OnnxBlockLinear,
@@ -25,8 +27,9 @@ from edgetiny.export.onnx_leaves import (
     OnnxTable,
     OnnxTiedHead,
 )
+from edgetiny.export.plan import Lowered, Plan
 from edgetiny.model import Attend, RMSNorm, Transformer, empty_model
-from edgetiny.quantize import quantize_int8
+from edgetiny.quantize import Weights, quantize_int8
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -60,6 +63,28 @@ class OnnxDecoder(nn.Module):
         sequence = GraphSequence(attention_mask, past, cos, sin)
         logits = self.transformer(input_ids, sequence)
         return (logits, *(each for pair in sequence.present for each in pair))
+
+
+def lower_onnx(folder: Path, weights: Weights, plan: Plan, advance: Callable[..., None]) -> Lowered:
+    """Write a plan's graph, `model.onnx` and its weights, into a folder.
+
+    advance: called after each tensor that was read.
+    """
+    assert plan.precision != "int4", "the matrix refuses it"
+    lowering = Lowering(
+        precision=plan.precision, block_size=plan.block_size or 32, context=plan.context
+    )
+    names = parameter_shapes(weights.config)
+    tensors = LazyTensors({name: functools.partial(weights.tensor, name) for name in names})
+    model = lower(weights.config, tensors, lowering, advance)
+    save(model, folder)
+    facts = {
+        "compute_dtype": "fp32",
+        "accuracy_level": ACCURACY_LEVEL if plan.precision == "int8" else None,
+        "kv_head_dim": padded_head_dim(weights.config.head_dim),
+        "max_batch": None,
+    }
+    return Lowered(["model.onnx", DATA_FILE], node_counts(model), facts)
 
 
 def lower(

@@ -2,30 +2,34 @@
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import edgetiny
-from edgetiny.artefact import MANIFEST, SCHEMA_VERSION, VERIFICATION
+from edgetiny.artefact import MANIFEST, SCHEMA_VERSION, UNHASHED, ModelFile
 from edgetiny.checkpoint import Checkpoint, ModelConfig, parameter_shapes
-from edgetiny.checkpoint.folder import TOKENIZER_FILES
+from edgetiny.checkpoint.folder import GENERATION_FILE, TOKENIZER_FILES
+from edgetiny.checkpoint.write import generation_config
 from edgetiny.export.heads import padded_head_dim
-from edgetiny.export.lower import Lowering
-from edgetiny.export.onnx_leaves import ACCURACY_LEVEL
+from edgetiny.export.plan import Lowered, Plan, folder_of, is_proven
 from edgetiny.files import sha256_file, write_json
 from edgetiny.tokenizer import Tokenizer, has_tokenizer
 
 
 def write_companions(
-    folder: Path, checkpoint: Checkpoint, config: ModelConfig, context: int
+    folder: Path, checkpoint: Checkpoint, config: ModelConfig, plans: Sequence[Plan]
 ) -> None:
-    """Write what optimum and onnxruntime-genai read, and copy the tokenizer."""
+    """Write the configurations that other programs read, and copy the tokenizer."""
     # Weights are stored narrower than fp32, but what goes in and comes out is fp32.
     write_json(folder / "config.json", config.to_hf() | {"torch_dtype": "float32"})
-    write_json(folder / "generation_config.json", _special_ids(config) | {"do_sample": False})
-    write_json(folder / "genai_config.json", genai_config(config, context))
+    write_json(folder / GENERATION_FILE, generation_config(config, checkpoint))
+    for plan in plans:
+        if (plan.format, plan.layout) == ("onnx", "portable"):
+            inside = folder / folder_of(plan, plans)
+            write_json(inside / "genai_config.json", genai_config(config, plan.context))
     for name in TOKENIZER_FILES:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, folder / name)
@@ -80,43 +84,52 @@ def write_manifest(
     folder: Path,
     checkpoint: Checkpoint,
     config: ModelConfig,
-    lowering: Lowering,
+    models: Sequence[ModelFile],
     *,
     gqa_groups: int | None,
-    nodes: Mapping[str, int],
 ) -> None:
-    """Write `manifest.json` last: it hashes every other file. It holds no date and no path."""
-    is_int8 = lowering.precision == "int8"
+    """Write `manifest.json`: it hashes every file there is. It holds no date and no path."""
     payload = {
         "schema_version": SCHEMA_VERSION,
-        "format": "onnx",
-        "layout": "plain",
-        "precision": lowering.precision,
-        "block_size": lowering.block_size if is_int8 else None,
-        "accuracy_level": ACCURACY_LEVEL if is_int8 else None,
-        "compute_dtype": "fp32",
-        "kv_dtype": "fp32",
-        "kv_head_dim": padded_head_dim(config.head_dim),
-        "context": lowering.context,
-        "max_batch": None,
         "parameters": sum(math.prod(shape) for shape in parameter_shapes(config).values()),
         "source_sha256": checkpoint.sha256,
         "gqa_groups": gqa_groups,
         "tokenizer_sha256": _tokenizer_sha256(checkpoint.path),
-        "loaders": _loaders(config),
-        "nodes": dict(nodes),
-        "versions": {
-            "edgetiny": edgetiny.__version__,
-            "torch": version("torch"),
-            "onnxscript": version("onnxscript"),
-        },
+        "models": [asdict(model) for model in models],
+        "versions": {name: _version(name) for name in _packages(models)},
         "files": {
-            path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-            for path in sorted(folder.iterdir())
-            if path.name not in (MANIFEST, VERIFICATION)
+            path.relative_to(folder).as_posix(): {
+                "sha256": sha256_file(path),
+                "bytes": path.stat().st_size,
+            }
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name not in UNHASHED
         },
     }
     write_json(folder / MANIFEST, payload)
+
+
+def model_file(plan: Plan, lowered: Lowered, inside: str, config: ModelConfig) -> ModelFile:
+    """Return the manifest's row of what was lowered into the folder `inside` of an artefact."""
+    facts = dict(lowered.facts)
+    return ModelFile(
+        format=plan.format,
+        layout=plan.layout,
+        precision=plan.precision,
+        kernel=plan.kernel if plan.block_size else None,
+        block_size=plan.block_size or None,
+        kv_dtype=plan.kv_dtype,
+        compute_dtype=facts.pop("compute_dtype"),
+        batch=plan.batch,
+        max_batch=facts.pop("max_batch"),
+        context=plan.context,
+        target=plan.target,
+        verified=is_proven(plan),
+        loaders=tuple(facts.pop("loaders", _loaders(plan, config))),
+        files=tuple(str(PurePosixPath(inside) / name) for name in lowered.files),
+        nodes=lowered.nodes,
+        facts=facts,
+    )
 
 
 def open_tokenizer(path: Path) -> Tokenizer | None:
@@ -124,14 +137,33 @@ def open_tokenizer(path: Path) -> Tokenizer | None:
     return Tokenizer.open(path) if has_tokenizer(path) else None
 
 
-def _loaders(config: ModelConfig) -> list[str]:
-    """Return the programs that load such a graph."""
-    loaders = ["edgetiny", "onnxruntime", "onnxruntime-genai"]
+def _loaders(plan: Plan, config: ModelConfig) -> list[str]:
+    """Return the programs that load such a file and give the same text, by our tests."""
+    if plan.format != "onnx" or plan.target != "cpu":
+        return []
+    loaders = ["edgetiny", "onnxruntime"]
+    if plan.layout != "portable":
+        return loaders
     # optimum takes head_dim to be hidden_size / heads, whatever config.json says.
     is_usual = config.head_dim * config.num_attention_heads == config.hidden_size
     if is_usual and padded_head_dim(config.head_dim) == config.head_dim:
         loaders.append("optimum")
-    return loaders
+    return [*loaders, "onnxruntime-genai"]
+
+
+def _packages(models: Sequence[ModelFile]) -> list[str]:
+    """Return the packages whose versions decide the bytes."""
+    by_format = {
+        "onnx": ["torch", "onnxscript"],
+        "executorch": ["torch", "executorch", "torchao"],
+        "gguf": ["gguf"],
+    }
+    formats = dict.fromkeys(model.format for model in models)
+    return ["edgetiny", *dict.fromkeys(name for each in formats for name in by_format[each])]
+
+
+def _version(package: str) -> str:
+    return edgetiny.__version__ if package == "edgetiny" else version(package)
 
 
 def _special_ids(config: ModelConfig) -> dict[str, Any]:

@@ -40,6 +40,14 @@ LIMITS: dict[str, Limits] = {
     "fp32": Limits(logit_error=1e-4, kl_nats=1e-6, decided_agreement=1.0, loss_percent=0.01),
     "fp16": Limits(logit_error=1e-2, kl_nats=1e-4, decided_agreement=1.0, loss_percent=0.1),
     "int8": Limits(logit_error=1e-1, kl_nats=2e-2, decided_agreement=0.97, loss_percent=1.0),
+    "int4": Limits(logit_error=4e-1, kl_nats=2e-1, decided_agreement=0.9, loss_percent=5.0),
+}
+
+# What a narrow cache may change on top. An fp32 cache changes nothing.
+KV_LIMITS: dict[str, Limits] = {
+    "fp32": Limits(logit_error=0.0, kl_nats=0.0, decided_agreement=1.0, loss_percent=0.0),
+    "fp16": Limits(logit_error=1e-2, kl_nats=1e-4, decided_agreement=1.0, loss_percent=0.1),
+    "int8": Limits(logit_error=1e-1, kl_nats=2e-2, decided_agreement=0.97, loss_percent=1.0),
 }
 
 
@@ -81,9 +89,19 @@ class Parity:
     checks: list[Check]
 
 
-def compare(asked: Questions, wanted: Answers, given: Answers, precision: str) -> Parity:
+def limits_of(precision: str, kv_dtype: str) -> Limits:
+    """Return what weights and cache of these types may change together."""
+    weights, cache = LIMITS[precision], KV_LIMITS[kv_dtype]
+    return Limits(
+        logit_error=weights.logit_error + cache.logit_error,
+        kl_nats=weights.kl_nats + cache.kl_nats,
+        decided_agreement=min(weights.decided_agreement, cache.decided_agreement),
+        loss_percent=weights.loss_percent + cache.loss_percent,
+    )
+
+
+def compare(asked: Questions, wanted: Answers, given: Answers, limits: Limits) -> Parity:
     """Measure `given` against `wanted`, the checkpoint's answers to the same questions."""
-    limits = LIMITS[precision]
     pairs = [(_rows(a), _rows(b)) for a, b in zip(wanted.logits, given.logits, strict=True)]
     measured = [_logit_facts(a, b) for a, b in pairs]
     whole = _logit_facts(

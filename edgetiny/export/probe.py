@@ -19,6 +19,7 @@ from edgetiny.tokenizer import Tokenizer
 GREEDY_TOKENS = 64
 _STEPS = (*[1] * 12, 4)
 _LONGEST_PROMPT = 1024
+_SHORT = 17
 _WINDOW = 256
 _SAMPLE_BYTES = 8_000
 _TEXT_TOKENS = 20_000
@@ -72,12 +73,16 @@ class Answers:
 
 
 def questions(
-    config: ModelConfig, context: int, tokenizer: Tokenizer | None, text: Sequence[Path] = ()
+    config: ModelConfig,
+    context: int,
+    tokenizer: Tokenizer | None,
+    text: Sequence[Path] = (),
+    batches: Sequence[int] = (),
 ) -> Questions:
     """Return what to ask of a model that holds `context` tokens.
 
     The prompts are English that every Python carries, or random ids where there is no tokenizer.
-    text: held-out files, scored beside it.
+    text: held-out files, scored beside it. batches: sequences that will be decoded together.
     """
     start = config.bos_token_id
     if tokenizer is None:
@@ -93,7 +98,7 @@ def questions(
     if tokenizer is not None and text:
         documents += documents_of_texts(text, tokenizer, start, _TEXT_TOKENS)
     return Questions(
-        probes=_probes(ids, context),
+        probes=_probes(ids, context, batches),
         prompts=[np.resize(ids, min(n, max(1, context // 2)))[None] for n in (1, 24)],
         documents=documents,
         text=", ".join([group, *(path.name for path in text)]),
@@ -112,21 +117,26 @@ def ask(runtime: Runtime, asked: Questions, task: Task) -> Answers:
         continuations.append(_continue(runtime, prompt, n_new))
         task.advance(note="greedy text")
     window = min(_WINDOW, asked.context)
-    scores = bits_per_byte(runtime, asked.documents, context=window, batch_size=4).groups
+    size = min(4, runtime.capabilities.max_batch or 4)
+    scores = bits_per_byte(runtime, asked.documents, context=window, batch_size=size).groups
     task.advance(len(asked.documents), note="scored text")
     return Answers(logits, continuations, scores)
 
 
-def _probes(ids: Ids, context: int) -> list[Probe]:
+def _probes(ids: Ids, context: int, batches: Sequence[int]) -> list[Probe]:
     """Return prompts of several lengths and batches, each followed by decoding."""
     steps = _STEPS if context > sum(_STEPS) else (1,) * (context - 1)
     room = context - sum(steps)
     batch = min(64, room)
     lengths = {
         "one token": [1],
-        "short prompt": [min(17, room)],
+        "short prompt": [min(_SHORT, room)],
         "long prompt": [min(_LONGEST_PROMPT, room)],
         "unequal batch": [batch, 1, max(1, batch // 2), max(1, batch // 3)],
+    } | {
+        f"batch of {n}": [min(_SHORT, room) - row % min(_SHORT, room) for row in range(n)]
+        for n in batches
+        if n > 1
     }
     return [_probe(name, ids, rows, steps) for name, rows in lengths.items()]
 
@@ -141,12 +151,28 @@ def _probe(name: str, ids: Ids, lengths: list[int], steps: tuple[int, ...]) -> P
 
 
 def _answer(runtime: Runtime, probe: Probe) -> Floats:
-    rows = [runtime.prefill(probe.tokens, probe.lengths)[:, None]]  # (B, 1, V)
+    """Return the logits (B, 1 + n, V); in groups of rows where the runtime takes no more."""
+    size = runtime.capabilities.max_batch or len(probe.tokens)
+    groups = [slice(start, start + size) for start in range(0, len(probe.tokens), size)]
+    return np.concatenate([_answer_rows(runtime, probe, rows) for rows in groups])
+
+
+def _answer_rows(runtime: Runtime, probe: Probe, rows: slice) -> Floats:
+    lengths, following = probe.lengths[rows], probe.following[rows]
+    tokens = probe.tokens[rows, : lengths.max()]
+    logits = [runtime.prefill(tokens, lengths)[:, None]]  # (B, 1, V)
     done = 0
-    for size in probe.steps:
-        rows.append(runtime.step(probe.following[:, done : done + size]))
-        done += size
-    return np.concatenate(rows, axis=1)  # (B, 1 + n, V)
+    for asked in probe.steps:
+        # As many at a time as the runtime takes.
+        for size in _parts(asked, runtime.capabilities.max_step):
+            logits.append(runtime.step(following[:, done : done + size]))
+            done += size
+    return np.concatenate(logits, axis=1)  # (B, 1 + n, V)
+
+
+def _parts(total: int, largest: int) -> list[int]:
+    whole, rest = divmod(total, largest)
+    return [largest] * whole + ([rest] if rest else [])
 
 
 def _continue(runtime: Runtime, prompt: Ids, n_new: int) -> Continuation:

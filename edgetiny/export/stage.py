@@ -1,16 +1,20 @@
 """`edgetiny export`: a checkpoint lowered, packaged and verified, or nothing at all."""
 
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgetiny.artefact import VERIFICATION, Artefact
+from torch import Tensor
+
+from edgetiny.artefact import VERIFICATION, Artefact, ModelFile
 from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.config.export import ExportConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.errors import ConfigError
-from edgetiny.export.lower import Lowering, lower, node_counts, save
-from edgetiny.export.package import write_companions, write_manifest
+from edgetiny.export.package import model_file, write_companions, write_manifest
+from edgetiny.export.plan import Lowered, Plan, folder_of, plans
 from edgetiny.export.verify import (
     Verification,
     ask_checkpoint,
@@ -19,10 +23,14 @@ from edgetiny.export.verify import (
     verify,
 )
 from edgetiny.files import atomic_folder, read_json, refuse_existing, write_json
+from edgetiny.quantize import Scheme, Weights
 
 _DEMO = Path("demo-out/demo.json")
 _DEMO_SCHEMA_VERSION = 1
-_DEFAULT_CONTEXT = 1024
+
+Lower = Callable[[Path, Weights, Plan, Callable[..., None]], Lowered]
+# By format: a lowerer's package may be missing, so it is imported when it is needed.
+_LOWERERS = {"onnx": ("edgetiny.export.lower", "lower_onnx")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +41,21 @@ class ExportResult:
     verification: Verification
 
     def summary(self) -> dict[str, Any]:
-        """Return what the command line prints: files, graph, and how close it is."""
+        """Return what the command line prints: files, graphs, and how close they are."""
         manifest = self.artefact.manifest
-        return {
-            "artefact": str(self.artefact.path),
-            "precision": manifest["precision"],
-            "context": manifest["context"],
-            "parameters": manifest["parameters"],
-            "size_bytes": self.artefact.size_bytes,
-            "loaders": ", ".join(manifest["loaders"]),
-            "files": [
-                {"file": name, "bytes": facts["bytes"]} for name, facts in manifest["files"].items()
-            ],
-            "nodes": {"total": sum(manifest["nodes"].values())} | manifest["nodes"],
-        } | self.verification.figures()
+        return (
+            {
+                "artefact": str(self.artefact.path),
+                "parameters": manifest["parameters"],
+                "size_bytes": self.artefact.size_bytes,
+                "files": [
+                    {"file": name, "bytes": facts["bytes"]}
+                    for name, facts in manifest["files"].items()
+                ],
+            }
+            | {f"{each.name}": _model_row(each) for each in self.artefact.models}
+            | (self.verification.figures())
+        )
 
     def verification_summary(self) -> dict[str, Any]:
         """Return what verification measured."""
@@ -56,34 +65,72 @@ class ExportResult:
 def run(config: ExportConfig, reporter: Reporter = QUIET) -> ExportResult:
     """Write the artefact and return it, opened.
 
-    Raises CheckFailed, and leaves what stood at `out` before, if the artefact does not answer as
-    the checkpoint does; ConfigError for settings that do not fit the model.
+    Raises CheckFailed, and leaves what stood at `out` before, if a model does not answer as the
+    checkpoint does; ConfigError for settings that do not fit the model.
     """
     source = config.source if config.source is not None else default_source(reporter)
     checkpoint = Checkpoint.open(source)
     out = config.out or default_out(source, config)
     refuse_existing(out, overwrite=config.overwrite)
     shape, tensors = source_tensors(checkpoint, config.gqa_groups)
+    made = plans(config, shape)
+    lowerers = [lowerer_of(plan) for plan in made]
     _say_gqa(checkpoint, config.gqa_groups, reporter)
-    context = context_of(config.context, shape)
-    lowering = Lowering(precision=config.precision, block_size=config.block_size, context=context)
-    asked = make_questions(checkpoint, shape, context, config.text)
+    asked = make_questions(checkpoint, shape, made, config.text)
     wanted = ask_checkpoint(checkpoint, shape, tensors, asked, reporter)
     with atomic_folder(out, overwrite=config.overwrite) as folder:
-        with reporter.task("lowering", total=len(tensors)) as task:
-            model = lower(shape, tensors, lowering, task.advance)
-        save(model, folder)
-        nodes = node_counts(model)
-        del model
-        write_companions(folder, checkpoint, shape, context)
-        write_manifest(
-            folder, checkpoint, shape, lowering, gqa_groups=config.gqa_groups, nodes=nodes
-        )
-        measured = verify(folder, checkpoint, asked, wanted, reporter)
+        models = []
+        for plan, lower in zip(made, lowerers, strict=True):
+            inside = folder_of(plan, made)
+            (folder / inside).mkdir(exist_ok=True)
+            weights = make_weights(shape, tensors, plan, config)
+            with reporter.task(f"lowering to {plan.name}", total=len(tensors)) as task:
+                lowered = lower(folder / inside, weights, plan, task.advance)
+            models.append(model_file(plan, lowered, inside, shape))
+        write_companions(folder, checkpoint, shape, made)
+        write_manifest(folder, checkpoint, shape, models, gqa_groups=config.gqa_groups)
+        measured = verify(folder, models, checkpoint, asked, wanted, reporter)
         verification = replace(measured, artefact=out)
         verification.require()
         write_json(folder / VERIFICATION, verification.as_json())
     return ExportResult(Artefact.open(out), verification)
+
+
+def lowerer_of(plan: Plan) -> Lower:
+    """Return the function that makes such a file.
+
+    Raises ModuleNotFoundError, naming the package, if what it needs is not installed.
+    """
+    module, function = _LOWERERS[plan.format]
+    lower: Lower = getattr(importlib.import_module(module), function)
+    return lower
+
+
+def make_weights(
+    shape: ModelConfig, tensors: Mapping[str, Tensor], plan: Plan, config: ExportConfig
+) -> Weights:
+    """Return the weights as a plan wants them stored."""
+    scheme = Scheme(
+        precision=plan.precision,
+        kernel=plan.kernel,
+        block_size=plan.block_size or 32,
+        kv=plan.kv_dtype,
+    )
+    return Weights(shape, tensors, scheme)
+
+
+def _model_row(model: ModelFile) -> dict[str, Any]:
+    return {
+        "precision": model.precision,
+        "layout": model.layout,
+        "kernel": model.kernel,
+        "kv_dtype": model.kv_dtype,
+        "batch": model.batch,
+        "context": model.context,
+        "verified": model.verified,
+        "loaders": ", ".join(model.loaders),
+        "nodes": sum(model.nodes.values()),
+    } | dict(model.nodes)
 
 
 def default_source(reporter: Reporter) -> Path:
@@ -117,22 +164,14 @@ def newest_demo_checkpoint() -> Path:
 
 def default_out(source: Path, config: ExportConfig) -> Path:
     """Return the sibling that is named after the checkpoint and what was done to it."""
-    name = str(source)
-    folder = Path.cwd() if name.startswith("hf:") else source.resolve().parent
-    stem = name.removeprefix("hf:") if name.startswith("hf:") else source.resolve().name
+    given = str(source)
+    folder = Path.cwd() if given.startswith("hf:") else source.resolve().parent
+    stem = given.removeprefix("hf:") if given.startswith("hf:") else source.resolve().name
     gqa = f"-gqa{config.gqa_groups}" if config.gqa_groups is not None else ""
-    return folder / f"{stem.split('/')[-1]}-{config.format}-{config.precision}{gqa}"
-
-
-def context_of(asked: int | None, shape: ModelConfig) -> int:
-    """Return the tokens that an artefact can hold: as asked, or what the model can up to 1024.
-
-    Raises ConfigError if the model cannot.
-    """
-    longest = shape.max_position_embeddings
-    if asked is not None and asked > longest:
-        raise ConfigError(f"--context {asked} is beyond the model's {longest} positions")
-    return asked or min(longest, _DEFAULT_CONTEXT)
+    formats = "-".join(dict.fromkeys(config.format))
+    unverified = "-unverified" if config.allow_unverified else ""
+    name = f"{stem.split('/')[-1]}-{formats}-{config.precision}{gqa}{unverified}"
+    return folder / name
 
 
 def _say_gqa(checkpoint: Checkpoint, groups: int | None, reporter: Reporter) -> None:

@@ -1,30 +1,90 @@
-"""`edgetiny verify`: an artefact in its own runtime against the checkpoint it was made from."""
+"""`edgetiny verify`: every model of an artefact, in its own runtime, against its checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from edgetiny.artefact import SCHEMA_VERSION, Artefact
+from edgetiny.artefact import SCHEMA_VERSION, Artefact, ModelFile
 from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.checkpoint.folder import TOKENIZER_FILES
 from edgetiny.config.export import VerifyConfig
+from edgetiny.config.run import RuntimeName
 from edgetiny.console import QUIET, Reporter
 from edgetiny.cost import parameters
 from edgetiny.errors import ArtefactError, CheckFailed, ConfigError
 from edgetiny.export.package import open_tokenizer
-from edgetiny.export.parity import Parity, compare, failures
+from edgetiny.export.parity import Parity, compare, failures, limits_of
+from edgetiny.export.plan import Plan
 from edgetiny.export.probe import Answers, Questions, ask, questions
 from edgetiny.files import sha256_file
 from edgetiny.gqa import to_gqa
 from edgetiny.model import build_model
-from edgetiny.runtimes import EagerRuntime, Engine, open_runtime
+from edgetiny.runtimes import EagerRuntime, Engine, Runtime, open_runtime
 
 # Below this many parameters, handing work from thread to thread costs more than it saves.
 _ONE_THREAD = 2_000_000
+
+_GOLDEN = (
+    "Hello, world!",
+    " two  spaces and a\ttab",
+    "The year 2024, 3.14159 and don't",
+    "\u4f60\u597d\uff0c\u4e16\u754c\u3002",
+    "caf\u00e9 \U0001f44d",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelVerification:
+    """What was measured of one model of an artefact; not run: no engine, and nothing measured."""
+
+    model: ModelFile
+    engine: Engine | None
+    parity: Parity | None
+
+    @property
+    def failed(self) -> list[str]:
+        """The checks that failed, in words."""
+        return [] if self.parity is None else failures(self.parity.checks)
+
+    def facts(self) -> dict[str, Any]:
+        """Return which model it is, and what ran it."""
+        model = self.model
+        return {
+            "file": model.name,
+            "format": model.format,
+            "precision": model.precision,
+            "kv_dtype": model.kv_dtype,
+            "batch": model.batch,
+            "verified": self.parity is not None,
+            "engine": None if self.engine is None else asdict(self.engine),
+        }
+
+    def figures(self) -> dict[str, Any]:
+        """Return the tables of a report: logits, greedy texts, scores, checks."""
+        if self.parity is None:
+            return {}
+        return {
+            "logits": self.parity.logits,
+            "greedy_text": self.parity.greedy,
+            "scores": self.parity.scores,
+            "checks": [each.as_json() for each in self.parity.checks],
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the model's section of `verification.json`."""
+        if self.parity is None:
+            return self.facts()
+        return self.facts() | {
+            "logits": self.parity.logits,
+            "probes": self.parity.probes,
+            "greedy": self.parity.greedy,
+            "scores": self.parity.scores,
+            "checks": [each.as_json() for each in self.parity.checks],
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,23 +93,24 @@ class Verification:
 
     artefact: Path
     source_sha256: str
-    engine: Engine
     text: str
-    parity: Parity
+    golden: list[dict[str, Any]]
     tokenizer_files: int
+    models: list[ModelVerification]
 
     @property
     def passed(self) -> bool:
-        """Whether every check did."""
-        return not failures(self.parity.checks)
+        """Whether every check of every model that was run did."""
+        return not any(each.failed for each in self.models)
 
     def require(self) -> None:
         """Raise CheckFailed, naming what failed, if anything did."""
-        if not self.passed:
-            raise CheckFailed(
-                f"{self.artefact} does not answer as its checkpoint does:"
-                f" {'; '.join(failures(self.parity.checks))}"
-            )
+        for each in self.models:
+            if each.failed:
+                raise CheckFailed(
+                    f"{self.artefact}: {each.model.name} does not answer as its checkpoint does:"
+                    f" {'; '.join(each.failed)}"
+                )
 
     def as_json(self) -> dict[str, Any]:
         """Return what `verification.json` holds."""
@@ -57,14 +118,10 @@ class Verification:
             "schema_version": SCHEMA_VERSION,
             "passed": self.passed,
             "source_sha256": self.source_sha256,
-            "engine": asdict(self.engine),
             "text": self.text,
-            "logits": self.parity.logits,
-            "probes": self.parity.probes,
-            "greedy": self.parity.greedy,
-            "scores": self.parity.scores,
             "tokenizer_files": self.tokenizer_files,
-            "checks": [each.as_json() for each in self.parity.checks],
+            "golden_tokens": self.golden,
+            "models": [each.as_json() for each in self.models],
         }
 
     def summary(self) -> dict[str, Any]:
@@ -72,24 +129,22 @@ class Verification:
         return {
             "artefact": str(self.artefact),
             "passed": self.passed,
-            "engine": f"{self.engine.name} {self.engine.version}",
             "tokenizer_files_equal": self.tokenizer_files,
         } | self.figures()
 
     def figures(self) -> dict[str, Any]:
-        """Return the tables of a report: logits, greedy texts, scores, checks."""
-        return {
-            "logits": self.parity.logits,
-            "greedy_text": self.parity.greedy,
-            "scores": self.parity.scores,
-            "checks": [each.as_json() for each in self.parity.checks],
+        """Return one table of all models, and the checks of each."""
+        return {"models": [_row(each) for each in self.models]} | {
+            f"{name} of {each.model.name}": rows
+            for each in self.models
+            for name, rows in each.figures().items()
         }
 
 
 def run(config: VerifyConfig, reporter: Reporter = QUIET) -> Verification:
     """Compare and return what was measured; nothing is written.
 
-    Raises CheckFailed if the artefact is further from the checkpoint than its precision explains,
+    Raises CheckFailed if a model is further from the checkpoint than its precision explains,
     ArtefactError if it is damaged or was made from a model of another shape.
     """
     artefact = Artefact.open(config.artefact)
@@ -102,32 +157,89 @@ def run(config: VerifyConfig, reporter: Reporter = QUIET) -> Verification:
         )
     if checkpoint.sha256 != artefact.manifest["source_sha256"]:
         reporter.say(f"{config.artefact} was exported from another checkpoint of the same shape")
-    asked = make_questions(checkpoint, shape, artefact.manifest["context"], config.text)
+    asked = make_questions(checkpoint, shape, artefact.models, config.text)
     wanted = ask_checkpoint(checkpoint, shape, tensors, asked, reporter)
-    verification = verify(config.artefact, checkpoint, asked, wanted, reporter)
+    verification = verify(config.artefact, artefact.models, checkpoint, asked, wanted, reporter)
     verification.require()
     return verification
 
 
 def verify(
-    folder: Path, checkpoint: Checkpoint, asked: Questions, wanted: Answers, reporter: Reporter
+    folder: Path,
+    models: Sequence[ModelFile],
+    checkpoint: Checkpoint,
+    asked: Questions,
+    wanted: Answers,
+    reporter: Reporter,
 ) -> Verification:
-    """Ask an artefact what the checkpoint was asked, and compare.
+    """Ask each model of an artefact what the checkpoint was asked, and compare.
 
     Raises CheckFailed if the tokenizer is not the checkpoint's.
     """
     n_tokenizer_files = _check_tokenizer(folder, checkpoint.path)
-    runtime = open_runtime(folder, threads=_threads(checkpoint.config))
-    with reporter.task("verifying", total=asked.n_asked) as task:
-        given = ask(runtime, asked, task)
+    golden = golden_tokens(checkpoint.path)
+    if golden and golden != golden_tokens(folder):
+        raise CheckFailed(f"the tokenizer of {folder} does not split text as the checkpoint's does")
     return Verification(
         artefact=folder,
         source_sha256=checkpoint.sha256,
-        engine=runtime.engine,
         text=asked.text,
-        parity=compare(asked, wanted, given, runtime.engine.precision),
+        golden=golden,
         tokenizer_files=n_tokenizer_files,
+        models=[verify_model(folder, model, asked, wanted, reporter) for model in models],
     )
+
+
+def verify_model(
+    folder: Path, model: ModelFile, asked: Questions, wanted: Answers, reporter: Reporter
+) -> ModelVerification:
+    """Ask one model; it is freed before this returns. What cannot run here is not asked."""
+    if not model.verified:
+        reporter.say(f"{model.name} cannot run here: it is not verified")
+        return ModelVerification(model=model, engine=None, parity=None)
+    runtime = open_model(folder, model)
+    with reporter.task(f"verifying {model.name}", total=asked.n_asked) as task:
+        given = ask(runtime, asked, task)
+    return ModelVerification(
+        model=model,
+        engine=runtime.engine,
+        parity=compare(asked, wanted, given, limits_of(model.precision, model.kv_dtype)),
+    )
+
+
+def open_model(folder: Path, model: ModelFile) -> Runtime:
+    """Return the runtime that runs one model of an artefact."""
+    shape = Artefact.open(folder).config
+    return open_runtime(
+        folder,
+        runtime=cast(RuntimeName, model.format),
+        threads=_threads(shape),
+        max_batch=model.batch,
+    )
+
+
+def golden_tokens(path: Path) -> list[dict[str, Any]]:
+    """Return short texts and their ids, for any program to check its tokenizer by."""
+    tokenizer = open_tokenizer(path)
+    if tokenizer is None:
+        return []
+    return [{"text": text, "ids": tokenizer.encode(text)} for text in _GOLDEN]
+
+
+def _row(each: ModelVerification) -> dict[str, Any]:
+    """Return one line of the table: which model, and how close."""
+    row = {key: value for key, value in each.facts().items() if key != "engine"}
+    if each.parity is None or each.engine is None:
+        return row
+    logits, scores = each.parity.logits, each.parity.scores
+    return row | {
+        "engine": f"{each.engine.name} {each.engine.version}",
+        "mean_kl_nats": logits["mean_kl_nats"],
+        "top1_agreement": logits["top1_agreement"],
+        "max_abs_error": logits["max_abs_error"],
+        "bits_per_byte": scores[-1]["bits_per_byte"],
+        "checkpoint_bits_per_byte": scores[-1]["checkpoint_bits_per_byte"],
+    }
 
 
 def source_tensors(
@@ -140,16 +252,21 @@ def source_tensors(
 
 
 def make_questions(
-    checkpoint: Checkpoint, shape: ModelConfig, context: int, text: Path | None
+    checkpoint: Checkpoint,
+    shape: ModelConfig,
+    models: Sequence[ModelFile | Plan],
+    text: Path | None,
 ) -> Questions:
-    """Return what to ask of the checkpoint and its artefact.
+    """Return what to ask of the checkpoint and of every model that is made of it.
 
     Raises ConfigError if there is a text but no tokenizer to read it with.
     """
     tokenizer = open_tokenizer(checkpoint.path)
     if text is not None and tokenizer is None:
         raise ConfigError(f"--text {text} cannot be scored: {checkpoint.path} has no tokenizer")
-    return questions(shape, context, tokenizer, [text] if text is not None else [])
+    context = min(model.context for model in models)
+    batches = sorted({model.batch for model in models})
+    return questions(shape, context, tokenizer, [text] if text is not None else [], batches)
 
 
 def ask_checkpoint(

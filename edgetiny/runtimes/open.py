@@ -35,14 +35,15 @@ def open_runtime(
     """Load an artefact (it has a `manifest.json`) into its engine, a checkpoint into torch.
 
     runtime: `eager` if None for a checkpoint; an artefact is always `onnx`.
-    precision, device, max_batch: of a checkpoint only: an artefact's were settled at its export.
+    precision, device: of a checkpoint only: an artefact's were settled at its export.
     precision: of weights, cache and arithmetic; fp32 if None. int8 is the graph runtime's.
-    threads: CPU threads; 0 means one per core. max_batch: as for `GraphRuntime`.
+    threads: CPU threads; 0 means one per core. max_batch: as for `GraphRuntime`; of an artefact
+    with several plans it picks the one for so many sequences.
     Raises ConfigError for a runtime that does not run such a folder or such weights, DeviceError
     for a device that is not there.
     """
     if is_artefact(Path(path)):
-        return _open_artefact(Path(path), runtime, context, precision, threads, device)
+        return _open_artefact(Path(path), runtime, context, precision, threads, device, max_batch)
     if runtime == "onnx":
         raise ConfigError(
             f"{path} is a checkpoint: the onnx runtime runs artefacts; export it first, or give"
@@ -130,6 +131,7 @@ def _open_artefact(
     precision: Precision | None,
     threads: int,
     device: str,
+    max_batch: int | None,
 ) -> Runtime:
     if runtime not in (None, "onnx"):
         raise ConfigError(
@@ -142,4 +144,4 @@ def _open_artefact(
         )
     from edgetiny.runtimes.ort import OrtRuntime
 
-    return OrtRuntime.load(path, context=context, threads=threads)
+    return OrtRuntime.load(path, context=context, threads=threads, batch=max_batch or 1)

@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
-from edgetiny.artefact import Artefact
+from edgetiny.artefact import Artefact, ModelFile
 from edgetiny.errors import ArtefactError, ConfigError
 from edgetiny.measure import cores
 from edgetiny.runtimes.protocol import (
@@ -45,11 +45,15 @@ class OrtRuntime:
     """One graph for prompts, decoding and scoring; a row of the cache belongs to one sequence."""
 
     def __init__(
-        self, artefact: Artefact, session: onnxruntime.InferenceSession, context: int, threads: int
+        self,
+        artefact: Artefact,
+        model: ModelFile,
+        session: onnxruntime.InferenceSession,
+        context: int,
+        threads: int,
     ) -> None:
         self.path = artefact.path
         self.config = artefact.config
-        manifest = artefact.manifest
         self.capabilities = Capabilities(
             max_batch=None, max_context=context, max_step=context, scoring="graph"
         )
@@ -58,8 +62,8 @@ class OrtRuntime:
             version=onnxruntime.__version__,
             device="cpu",
             threads=threads,
-            precision=manifest["precision"],
-            kv_dtype=manifest["kv_dtype"],
+            precision=model.precision,
+            kv_dtype=model.kv_dtype,
         )
         self._session = session
         past = [each for each in session.get_inputs() if each.name.startswith("past_key_values.")]
@@ -71,24 +75,27 @@ class OrtRuntime:
         self._lengths: Ids = np.zeros(0, np.int64)
 
     @classmethod
-    def load(cls, path: Path, *, context: int | None = None, threads: int = 0) -> "OrtRuntime":
+    def load(
+        cls, path: Path, *, context: int | None = None, threads: int = 0, batch: int = 1
+    ) -> "OrtRuntime":
         """Load an artefact folder.
 
         context: tokens that a sequence can grow to, if fewer than the artefact was exported for.
+        batch: sequences to decode together: it picks the plan, where there are several.
         threads: CPU threads; 0 means one per core.
         Raises ArtefactError for a damaged folder, or a graph this onnxruntime does not know.
         """
         artefact = Artefact.open(path)
-        longest: int = artefact.manifest["context"]
+        model = artefact.model("onnx", batch)
+        longest = model.context
         if context is not None and context > longest:
             raise ConfigError(
                 f"{path} was exported for a context of {longest} tokens, not {context};"
                 " export it again with a larger --context"
             )
         threads = threads or cores()
-        return cls(
-            artefact, _open_session(path / "model.onnx", threads), context or longest, threads
-        )
+        session = _open_session(path / model.name, threads)
+        return cls(artefact, model, session, context or longest, threads)
 
     def prepare(self, batch: int) -> None:
         self._make_room(batch)

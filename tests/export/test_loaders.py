@@ -68,7 +68,7 @@ def test_onnxruntime_genai(precision, settings, make_checkpoint, make_artefact):
         edit=keep_scale, num_key_value_heads=2, eos_token_ids=(), **settings
     )
     folder = make_artefact(checkpoint, precision=precision)
-    assert "onnxruntime-genai" in Artefact.open(folder).manifest["loaders"]
+    assert "onnxruntime-genai" in Artefact.open(folder).model().loaders
     assert in_genai(folder) == ours(folder)
 
 
@@ -79,7 +79,7 @@ def test_optimum(precision, make_checkpoint, make_artefact):
         edit=keep_scale, num_key_value_heads=2, hidden_size=64, head_dim=16
     )
     folder = make_artefact(checkpoint, precision=precision)
-    assert "optimum" in Artefact.open(folder).manifest["loaders"]
+    assert "optimum" in Artefact.open(folder).model().loaders
     assert in_optimum(folder) == ours(folder)
 
 

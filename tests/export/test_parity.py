@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgetiny.evaluate import GroupScore
-from edgetiny.export.parity import LIMITS, compare, failures
+from edgetiny.export.parity import LIMITS, compare, failures, limits_of
 from edgetiny.export.probe import Answers, Continuation, Probe, Questions
 
 VOCAB = 50
@@ -29,7 +29,8 @@ def score(nats):
 
 def failed(asked, wanted, given, precision="int8"):
     return [
-        line.split(" is ")[0] for line in failures(compare(asked, wanted, given, precision).checks)
+        line.split(" is ")[0]
+        for line in failures(compare(asked, wanted, given, limits_of(precision, "fp32")).checks)
     ]
 
 
@@ -50,7 +51,7 @@ def test_the_size_of_the_logits_means_nothing_to_the_relative_error(asked, wante
             asked,
             replace(wanted, logits=[size * wanted.logits[0]]),
             replace(wanted, logits=[size * (wanted.logits[0] + noise)]),
-            "int8",
+            limits_of("int8", "fp32"),
         ).logits["relative_error"]
         for size in (0.01, 1.0)
     ]
@@ -76,7 +77,7 @@ def test_one_wrong_row_among_many_fails(asked, wanted):
 
 def test_answers_that_are_not_numbers_fail(asked, wanted):
     nan = replace(wanted, logits=[np.full_like(wanted.logits[0], np.nan)], scores=[score(np.nan)])
-    parity = compare(asked, wanted, nan, "int8")
+    parity = compare(asked, wanted, nan, limits_of("int8", "fp32"))
     assert len(failures(parity.checks)) >= 3
     assert all(
         row.as_json()["measured"] is None for row in parity.checks if row.measured != row.measured
@@ -102,7 +103,7 @@ def test_greedy_texts_may_part_where_the_first_two_are_close(asked, wanted):
         logits[2] = -9
         logits[2, [first, second]] = 0, -gap
         near = replace(wanted, continuations=[Continuation(text.ids, logits)])
-        parity = compare(asked, near, given, "int8")
+        parity = compare(asked, near, given, limits_of("int8", "fp32"))
         [row] = parity.greedy
         assert (row["equal"], row["first_difference"], row["explained"]) == (False, 2, explained)
         assert row["top2_gap"] == pytest.approx(gap, abs=1e-5)

@@ -11,7 +11,8 @@ from edgetiny.checkpoint import RopeScaling, parameter_shapes
 from edgetiny.config.export import ExportConfig
 from edgetiny.console import QUIET
 from edgetiny.errors import CheckFailed, ConfigError
-from edgetiny.export.stage import context_of, default_out, default_source, run
+from edgetiny.export.plan import context_of
+from edgetiny.export.stage import default_out, default_source, run
 from edgetiny.files import write_json
 
 pytest.importorskip("onnxruntime")
@@ -72,7 +73,7 @@ def export_and_check(checkpoint, precision, make_artefact, **settings):
     artefact = Artefact.open(folder)
     assert artefact.verification["passed"]
     assert artefact.manifest["source_sha256"] == checkpoint.sha256
-    nodes = artefact.manifest["nodes"]
+    nodes = artefact.model("onnx").nodes
     n_layers = checkpoint.config.num_hidden_layers
     assert nodes["GroupQueryAttention"] == n_layers
     assert nodes["SimplifiedLayerNormalization"] == 2 * n_layers + 1
@@ -139,8 +140,10 @@ def test_manifest_and_verification_follow_their_schemas(tiny_artefact, schema_of
     artefact = Artefact.open(tiny_artefact)
     present = {path.name for path in tiny_artefact.iterdir()}
     assert present - artefact.manifest["files"].keys() == {"manifest.json", "verification.json"}
+    assert set(artefact.model().files) == {"model.onnx", "model.onnx.data"}
     assert {"tokenizer.model", "tokenizer.json"} < present
-    assert artefact.verification["scores"][0]["text"] == "Python's docstrings"
+    [section] = artefact.verification["models"]
+    assert section["scores"][0]["text"] == "Python's docstrings"
 
 
 @pytest.fixture
@@ -226,10 +229,11 @@ def test_a_given_text_is_scored_too_and_the_summary_is_json(tiny_checkpoint, tmp
     text.write_text("The quick brown fox jumps over the lazy dog. " * 20)
     config = ExportConfig(source=tiny_checkpoint.path, out=tmp_path / "out", text=text)
     summary = run(config).summary()
-    assert [row["text"] for row in summary["scores"]] == ["Python's docstrings", "words"]
+    scores = summary["scores of model.onnx"]
+    assert [row["text"] for row in scores] == ["Python's docstrings", "words"]
     json.dumps(summary, allow_nan=False)
     assert {"model.onnx", "model.onnx.data"} <= {row["file"] for row in summary["files"]}
-    assert summary["nodes"].pop("total") == sum(summary["nodes"].values())
+    assert summary["model.onnx"]["nodes"] >= summary["model.onnx"]["MatMulNBits"]
 
 
 def test_an_existing_folder_is_kept(make_checkpoint, tmp_path):
@@ -252,7 +256,7 @@ def test_the_context_is_the_model_s_unless_it_is_long(tiny_config):
 @pytest.mark.parametrize("context", [2, 16, 17])
 def test_the_shortest_contexts_export(context, make_checkpoint, make_artefact):
     folder = make_artefact(make_checkpoint(), context=context)
-    assert Artefact.open(folder).manifest["context"] == context
+    assert Artefact.open(folder).model().context == context
 
 
 def test_the_default_folder_is_named_after_what_was_done(make_checkpoint, tmp_path, monkeypatch):

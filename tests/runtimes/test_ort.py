@@ -151,5 +151,5 @@ def test_a_newer_manifest_is_refused(copy):
 @pytest.mark.parametrize("manifest", [{}, {"files": []}, {"files": {}}])
 def test_a_manifest_without_files_is_refused(manifest, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 1}))
-    with pytest.raises(ArtefactError, match=r"lists no model\.onnx"):
+    with pytest.raises(ArtefactError, match="lists no files"):
         open_runtime(tmp_path)

@@ -1,0 +1,231 @@
+"""From what was asked to the files that will be made, or the reason why they cannot be.
+
+One plan is one kernel plan for one batch class. What can be made, and what of that was proven, is
+the table `SUPPORT`: documentation, dry run and refusals all read it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from edgetiny.checkpoint import ModelConfig
+from edgetiny.config.export import ExportConfig, Format, Kernel, KvDtype, Layout, Precision, Target
+from edgetiny.errors import ConfigError
+
+_DEFAULT_CONTEXT = 1024
+_DEFAULT_BLOCK = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """One file to be made: everything that decides its bytes but the weights.
+
+    layout: of onnx; `edgetiny` for the others.
+    kernel: of int8 and int4 linears: blocks of weights, or int8 per output channel with activations
+    quantized per token.
+    batch: the batch class: 1 is the latency plan, N > 1 the throughput plan. ONNX graphs stay
+    dynamic in batch; ExecuTorch is static.
+    block_size: weights that share a scale; 0 where none do.
+    """
+
+    format: Format
+    layout: Layout
+    precision: Precision
+    kernel: Kernel
+    block_size: int
+    kv_dtype: KvDtype
+    batch: int
+    context: int
+    target: Target = "cpu"
+
+    @property
+    def name(self) -> str:
+        """How messages and tables call it: `onnx int8, batch 20`."""
+        target = "" if self.target == "cpu" else f" for {self.target}"
+        batch = "" if self.format == "gguf" else f", batch {self.batch}"
+        return f"{self.format} {self.precision}{target}{batch}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """What a lowerer wrote: its files, the one to load first; operations by kind; facts.
+
+    facts: for the manifest: compute_dtype, kv_head_dim, max_batch (None: any), and what only this
+    format has.
+    """
+
+    files: list[str]
+    nodes: dict[str, int]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """One row of the matrix: what a format can be asked for on one target.
+
+    proven: verified here, in the format's own runtime. lowered: made, but this project's machines
+    cannot run it: it takes --allow-unverified. refused: never made, for `reason`.
+    batches: `any`, or `1` where only single sequences go.
+    """
+
+    format: Format
+    target: Target
+    precisions: tuple[Precision, ...]
+    kv_dtypes: tuple[KvDtype, ...]
+    batches: Literal["any", "1"]
+    state: Literal["proven", "lowered", "refused"]
+    reason: str
+
+
+SUPPORT: tuple[Support, ...] = (
+    Support(
+        "onnx",
+        "cpu",
+        ("fp32", "fp16", "int8"),
+        ("fp32",),
+        "any",
+        "proven",
+        "verified in onnxruntime's CPU execution provider",
+    ),
+    Support(
+        "onnx",
+        "cpu",
+        ("int4",),
+        ("fp32",),
+        "any",
+        "refused",
+        "the ONNX lowerer has no 4-bit weights yet; choose int8",
+    ),
+)
+
+
+def plans(config: ExportConfig, shape: ModelConfig) -> list[Plan]:
+    """Return the files that the settings ask for, by format and then by batch class.
+
+    Raises ConfigError, with the reason, for what cannot be made of this model.
+    """
+    context = context_of(config.context, shape)
+    made: list[Plan] = []
+    for format in dict.fromkeys(config.format):
+        for plan in _of_format(config, format, context):
+            # Graphs stay dynamic in batch: one file serves every class that has the same kernel.
+            is_twin = format != "executorch" and any(_same_but_batch(plan, old) for old in made)
+            if not is_twin:
+                made.append(plan)
+    for plan in made:
+        require(plan, allow_unverified=config.allow_unverified)
+    _refuse_unused(config, made)
+    return made
+
+
+def require(plan: Plan, *, allow_unverified: bool) -> Support:
+    """Return the row of the matrix that a plan falls under.
+
+    Raises ConfigError if the row refuses, if there is none, or if it was never run and
+    `allow_unverified` is false.
+    """
+    row = _row_of(plan)
+    if row is None:
+        raise ConfigError(f"{plan.name} cannot be exported; possible: {_possible(plan.format)}")
+    if row.state == "refused":
+        raise ConfigError(f"{plan.name} is refused: {row.reason}")
+    if plan.kv_dtype not in row.kv_dtypes:
+        raise ConfigError(
+            f"{plan.name} cannot keep its cache in {plan.kv_dtype}; --kv may be"
+            f" {' or '.join(row.kv_dtypes)}"
+        )
+    if row.batches == "1" and plan.batch != 1:
+        raise ConfigError(f"{plan.name} is refused: {row.reason}")
+    if row.state == "lowered" and not allow_unverified:
+        raise ConfigError(
+            f"{plan.name} can be lowered but not run here, so not verified ({row.reason});"
+            " give --allow-unverified to have it all the same"
+        )
+    return row
+
+
+def is_proven(plan: Plan) -> bool:
+    """Whether such a file is verified in its own runtime before it is handed out."""
+    row = _row_of(plan)
+    return row is not None and row.state == "proven"
+
+
+def context_of(asked: int | None, shape: ModelConfig) -> int:
+    """Return the tokens that an artefact can hold: as asked, or what the model can up to 1024.
+
+    Raises ConfigError if the model cannot.
+    """
+    longest = shape.max_position_embeddings
+    if asked is not None and asked > longest:
+        raise ConfigError(f"--context {asked} is beyond the model's {longest} positions")
+    return asked or min(longest, _DEFAULT_CONTEXT)
+
+
+def folder_of(plan: Plan, made: Sequence[Plan]) -> str:
+    """Return the folder, inside the artefact, of a plan's files; "" is the artefact itself.
+
+    The first plan of each format lies at the top, where other programs look for it.
+    """
+    if plan.layout == "transformers-js":
+        return "onnx"
+    first = next(each for each in made if each.format == plan.format)
+    return "" if plan == first else f"batch{plan.batch}"
+
+
+def _of_format(config: ExportConfig, format: Format, context: int) -> Iterator[Plan]:
+    layout: Layout = config.layout or "portable"
+    if format != "onnx":
+        layout = "edgetiny"
+    quantized = config.precision in ("int8", "int4")
+    for batch in sorted(set(config.batch)) or [1]:
+        if layout == "transformers-js" and batch != 1:
+            raise ConfigError(f"a browser decodes one sequence at a time; drop --batch {batch}")
+        yield Plan(
+            format=format,
+            layout=layout,
+            precision=config.precision,
+            kernel=config.kernel or _kernel(format, layout, config.precision, batch),
+            block_size=(config.block_size or _DEFAULT_BLOCK) if quantized else 0,
+            kv_dtype=config.kv or _kv_dtype(format, layout, config.precision),
+            batch=batch,
+            context=context,
+            target=config.target,
+        )
+
+
+def _kernel(format: Format, layout: Layout, precision: Precision, batch: int) -> Kernel:
+    return "weight_only"
+
+
+def _kv_dtype(format: Format, layout: Layout, precision: Precision) -> KvDtype:
+    return "fp16" if format == "gguf" else "fp32"
+
+
+def _same_but_batch(one: Plan, other: Plan) -> bool:
+    return replace(one, batch=other.batch) == other
+
+
+def _row_of(plan: Plan) -> Support | None:
+    rows = (
+        row
+        for row in SUPPORT
+        if (row.format, row.target) == (plan.format, plan.target)
+        and plan.precision in row.precisions
+    )
+    return next(rows, None)
+
+
+def _possible(format: Format) -> str:
+    rows = [row for row in SUPPORT if row.format == format and row.state != "refused"]
+    return "; ".join(f"{', '.join(row.precisions)} for {row.target}" for row in rows) or "nothing"
+
+
+def _refuse_unused(config: ExportConfig, made: list[Plan]) -> None:
+    """Raise ConfigError for a setting that none of the plans has a use for."""
+    if config.layout is not None and all(plan.format != "onnx" for plan in made):
+        raise ConfigError(f"--layout {config.layout} is of ONNX graphs; add --format onnx")
+    if config.block_size is not None and all(plan.block_size == 0 for plan in made):
+        raise ConfigError(
+            f"--block-size {config.block_size} is of int8 and int4 weights;"
+            f" {config.precision} has no blocks"
+        )
