@@ -1,0 +1,230 @@
+"""Which engine runs when: one screening of all, then rounds of those that can be best.
+
+Every run is a fresh process. In a round each cell (model, batch, bits) is measured at a stretch,
+its engines in an order drawn for that round, so that what the machine does meets all of them.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from peers.call import call
+from peers.conversion import Converted
+from peers.settings import REFERENCE, Setting
+from peers.store import Store
+
+PROMPT_TOKENS = 2
+WARM_UP_TOKENS = 16
+_VOCABULARY_STEP = 7919  # prime, so that prompts differ in every row
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """What is compared with each other."""
+
+    model: str
+    batch: int
+    bits: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}, batch {self.batch}, {self.bits} bits"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Protocol:
+    """How much is generated, how often, and how near the best peer the contestants are."""
+
+    new_tokens: int
+    screen_tokens: int
+    rounds: int
+    keep_share: float
+    keep_most: int
+    threads: int
+    limit_s: float
+    retry: bool
+
+
+class Measurement:
+    """Runs what is not in the store yet."""
+
+    def __init__(
+        self,
+        store: Store,
+        protocol: Protocol,
+        pythons: Mapping[str, Path],
+        converted: Converted,
+        say: Callable[[str], None],
+    ) -> None:
+        self.store = store
+        self.protocol = protocol
+        self.pythons = pythons
+        self._converted = converted
+        self._say = say
+
+    def screen(self, cells: Sequence[Cell], settings: Sequence[Setting]) -> None:
+        """Run everything once, with fewer tokens."""
+        jobs = [(cell, each) for cell in cells for each in of_cell(cell, settings)]
+        for number, (cell, setting) in enumerate(jobs, start=1):
+            self._say(f"screening {number}/{len(jobs)}: {cell.name}: {setting.name}")
+            self._run(cell, setting, "screen", 0, 0, self.protocol.screen_tokens)
+
+    def rounds(self, cells: Sequence[Cell], settings: Sequence[Setting]) -> None:
+        """Run the contestants of each cell in every round, and the reference program with them."""
+        for number in range(1, self.protocol.rounds + 1):
+            for cell in shuffled(cells, f"cells {number}"):
+                chosen = self.contestants(cell, settings)
+                if not chosen:
+                    continue
+                for setting in shuffled([*chosen, REFERENCE], f"{cell.name} {number}"):
+                    self._say(f"round {number}: {cell.name}: {setting.name}")
+                    self._run(cell, setting, "round", number, 0, self.protocol.new_tokens)
+
+    def contestants(self, cell: Cell, settings: Sequence[Setting]) -> list[Setting]:
+        """Return ours and the peers near the best, by the screening; none if none of ours runs."""
+        speeds = {}
+        for setting in of_cell(cell, settings):
+            found = self.find("screen", cell, setting)
+            if found and "error" not in found[-1]:
+                speeds[setting.name] = rate(found[-1])
+        chosen = of_cell(cell, settings)
+        ours = [each for each in chosen if each.is_ours and each.name in speeds]
+        peers = [each for each in chosen if not each.is_ours and each.name in speeds]
+        peers = near_the_best(
+            peers,
+            [speeds[each.name] for each in peers],
+            self.protocol.keep_share,
+            self.protocol.keep_most,
+        )
+        return [*ours, *peers] if ours else []
+
+    def stability(self, cells: Sequence[Cell], settings: Sequence[Setting], passes: int) -> None:
+        """Run ours between runs of the reference program, three times over, in separate passes."""
+        for number in range(1, passes + 1):
+            for cell in cells:
+                for setting in (each for each in of_cell(cell, settings) if each.is_ours):
+                    for slot in range(7):  # reference, row, reference, row, ..., reference
+                        which = setting if slot % 2 else REFERENCE
+                        self._say(f"pass {number}: {cell.name}: {which.name}")
+                        # The reference runs of one row are no other row's.
+                        phase = f"stability {setting.name}"
+                        self._run(cell, which, phase, number, slot, self.protocol.new_tokens)
+
+    def find(self, phase: str, cell: Cell, setting: Setting) -> list[Row]:
+        """Return the stored runs of a setting as it is now."""
+        identity = self._converted.identity(setting)
+        return [
+            row
+            for row in self.store.rows
+            if row["phase"] == phase
+            and (row["model"], row["batch"], row["bits"]) == (cell.model, cell.batch, cell.bits)
+            and (row["setting"], row["identity"]) == (setting.name, identity)
+        ]
+
+    def _run(
+        self, cell: Cell, setting: Setting, phase: str, number: int, slot: int, new_tokens: int
+    ) -> None:
+        row: Row = {
+            "phase": phase,
+            "round": number,
+            "slot": slot,
+            "model": cell.model,
+            "batch": cell.batch,
+            "bits": cell.bits,
+            "setting": setting.name,
+            "identity": self._converted.identity(setting),
+            "new_tokens": new_tokens,
+        }
+        if self.store.has(row, retry=self.protocol.retry):
+            return
+        row |= {"started": time.time(), "load": os.getloadavg()[0]}
+        failure = self._converted.failure(cell.model, setting)
+        if failure is None:
+            row |= call(
+                self.pythons[setting.environment],
+                {
+                    "action": "run",
+                    "engine": setting.engine,
+                    "folder": str(self._converted.folder(cell.model, setting)),
+                    "options": setting.options,
+                    "packages": setting.packages,
+                    "prompt": prompt(cell.batch),
+                    "new_tokens": new_tokens,
+                    "warm_up_tokens": WARM_UP_TOKENS,
+                    "threads": self.protocol.threads,
+                },
+                limit_s=self.protocol.limit_s,
+            )
+        else:
+            row["error"] = failure
+        self._say(f"  {row['error']}" if "error" in row else f"  {rate(row):.1f} tok/s")
+        self.store.add(row)
+
+
+def prompt(batch: int) -> list[list[int]]:
+    """Return prompts of two tokens, another for each row; the first is the same at any batch."""
+    return [
+        [3 + (_VOCABULARY_STEP * (PROMPT_TOKENS * row + place)) % 15_990 for place in range(2)]
+        for row in range(batch)
+    ]
+
+
+def of_cell(cell: Cell, settings: Sequence[Setting]) -> list[Setting]:
+    """Return the settings of a cell's bits that take its batch."""
+    return [each for each in settings if each.bits == cell.bits and cell.batch in each.batches]
+
+
+def cells_of(models: Sequence[str], batches: Sequence[int], bits: Sequence[int]) -> list[Cell]:
+    """Return every combination."""
+    return [
+        Cell(model=model, batch=batch, bits=width)
+        for width in bits
+        for batch in batches
+        for model in models
+    ]
+
+
+def near_the_best(
+    names: Sequence[Any], speeds: Sequence[float], share: float, most: int
+) -> list[Any]:
+    """Return the fastest first, as long as they reach a share of the best one's speed."""
+    ranked = sorted(zip(speeds, range(len(names)), strict=True), key=lambda pair: -pair[0])
+    return [names[index] for speed, index in ranked[:most] if speed >= share * ranked[0][0]]
+
+
+def shuffled(things: Sequence[Any], seed: str) -> Iterator[Any]:
+    """Return the things in an order that the seed decides."""
+    return iter(random.Random(seed).sample(list(things), len(things)))
+
+
+def rate(row: Mapping[str, Any]) -> float:
+    """Return the tokens a second, summed over the batch, with the prefill's time in it."""
+    return float(row["tokens"]) / float(row["seconds"])
+
+
+def decode_rate(row: Mapping[str, Any]) -> float:
+    """Return the tokens a second of the steps after the first token."""
+    decoded = row["tokens"] - row["batch"]
+    return float(decoded) / float(row["seconds"] - row["first_token_seconds"])
+
+
+def pass_ratio(rows: Sequence[Mapping[str, Any]], reference: str) -> float:
+    """Return a row over the reference program, from runs that took turns (slots 0, 1, 2, ...).
+
+    Each run of the row is set against the mean of the reference runs before and after it.
+    """
+    by_slot = {row["slot"]: rate(row) for row in rows}
+    named = {row["slot"]: row["setting"] for row in rows}
+    ratios = [
+        2 * speed / (by_slot[slot - 1] + by_slot[slot + 1])
+        for slot, speed in by_slot.items()
+        if named[slot] != reference and {slot - 1, slot + 1} <= by_slot.keys()
+    ]
+    return median(ratios)

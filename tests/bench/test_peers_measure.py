@@ -1,0 +1,65 @@
+"""Which engines meet in which order, and how their speeds are counted."""
+
+import pytest
+from peers.measure import (
+    Cell,
+    cells_of,
+    decode_rate,
+    near_the_best,
+    of_cell,
+    pass_ratio,
+    prompt,
+    rate,
+    shuffled,
+)
+from peers.settings import Setting
+
+
+def setting(name: str, bits: int, batches: tuple[int, ...]) -> Setting:
+    return Setting(
+        name=name, engine="e", environment="e", bits=bits, conversion=name, batches=batches
+    )
+
+
+def test_rates_count_the_batch_and_leave_the_prefill_out_of_decoding() -> None:
+    row = {"tokens": 20 * 510, "batch": 20, "seconds": 12.0, "first_token_seconds": 1.82}
+    assert rate(row) == pytest.approx(850.0)
+    assert decode_rate(row) == pytest.approx(1000.0)
+
+
+def test_the_contestants_are_those_near_the_best() -> None:
+    assert near_the_best(["a", "b", "c", "d"], [60.0, 100.0, 71.0, 95.0], 0.7, 9) == ["b", "d", "c"]
+    assert near_the_best(["a", "b", "c"], [99.0, 100.0, 98.0], 0.7, 2) == ["b", "a"]
+    assert near_the_best([], [], 0.7, 3) == []
+
+
+def test_a_cell_takes_its_bits_and_its_batch() -> None:
+    rows = [setting("a", 8, (1, 20)), setting("b", 4, (1, 20)), setting("c", 8, (1,))]
+    cell = Cell(model="A", batch=20, bits=8)
+    assert [each.name for each in of_cell(cell, rows)] == ["a"]
+    assert len(cells_of(["A", "G", "B"], [1, 20], [8, 4])) == 12
+
+
+def test_orders_differ_from_round_to_round_and_repeat_from_run_to_run() -> None:
+    names = list("abcdef")
+    orders = {tuple(shuffled(names, f"round {number}")) for number in range(5)}
+    assert len(orders) > 1
+    assert all(sorted(order) == names for order in orders)
+    assert list(shuffled(names, "x")) == list(shuffled(names, "x"))
+
+
+def test_prompts_differ_in_each_row_and_the_first_is_shared_by_all_batches() -> None:
+    rows = prompt(20)
+    assert len({tuple(row) for row in rows}) == 20
+    assert rows[0] == prompt(1)[0]
+    assert all(3 <= token < 16_000 for row in rows for token in row)
+
+
+def test_a_pass_sets_each_run_against_its_two_neighbours() -> None:
+    def run(slot: int, name: str, speed: float) -> dict[str, object]:
+        return {"slot": slot, "setting": name, "tokens": speed, "seconds": 1.0}
+
+    # The machine slows down all the while; the row stays twice as fast as the reference.
+    speeds = [100.0, 190.0, 90.0, 170.0, 80.0]
+    rows = [run(slot, ("ref", "row")[slot % 2], speed) for slot, speed in enumerate(speeds)]
+    assert pass_ratio(rows, "ref") == pytest.approx(2.0)

@@ -1,0 +1,71 @@
+"""Rows: ours from a recipe, the peers' by name; what decides a measurement decides its identity."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from peers.environments import REQUIREMENTS
+from peers.settings import ours_setting, peer_settings
+
+ENGINES = Path(__file__).parents[2] / "bench/peers/engines"
+
+
+def recipe(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_says_its_own_bits_and_batches(tmp_path: Path) -> None:
+    path = recipe(tmp_path, '[export]\nprecision = "int4"\nbatch = [20]\n')
+    row = ours_setting(f"fast={path}")
+    assert (row.bits, row.batches, row.is_ours) == (4, (20,), True)
+    path.write_text('[export]\nprecision = "int8"\n\n[bench]\nbatch = [1]\n', encoding="utf-8")
+    assert (ours_setting(f"fast={path}").bits, ours_setting(f"fast={path}").batches) == (8, (1,))
+
+
+def test_a_changed_recipe_is_another_row(tmp_path: Path) -> None:
+    path = recipe(tmp_path, '[export]\nprecision = "int8"\n')
+    before = ours_setting(f"x={path}")
+    path.write_text('[export]\nprecision = "int8"\nblock_size = 128\n', encoding="utf-8")
+    after = ours_setting(f"x={path}")
+    assert before.name != after.name
+    assert before.conversion != after.conversion
+
+
+@pytest.mark.parametrize("given", ["recipe.toml", "=recipe.toml", "name="])
+def test_what_is_no_name_and_recipe_is_refused(given: str) -> None:
+    with pytest.raises(ValueError, match=r"NAME=RECIPE"):
+        ours_setting(given)
+
+
+def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
+    path = recipe(tmp_path, '[export]\nprecision = "int3"\n')
+    with pytest.raises(ValueError, match="int3"):
+        ours_setting(f"x={path}")
+
+
+def test_every_peer_has_an_adapter_pins_and_a_name_of_its_own() -> None:
+    settings = peer_settings(Path("source"), Path("build"))
+    assert len({each.name for each in settings}) == len(settings)
+    for each in settings:
+        assert (ENGINES / f"{each.engine}.py").is_file(), each.engine
+        assert (REQUIREMENTS / f"{each.environment}.txt").is_file(), each.environment
+        assert each.files
+
+
+def test_rows_that_share_files_were_converted_alike() -> None:
+    made = {}
+    for each in peer_settings(Path("source"), Path("build")):
+        facts = (each.engine, each.environment, dict(each.convert), each.padded, each.files)
+        assert made.setdefault(each.conversion, facts) == facts
+
+
+def test_how_a_row_is_run_is_part_of_its_identity() -> None:
+    row = peer_settings(Path("source"), Path("build"))[0]
+    assert replace(row, run={"loop": "another"}).identity != row.identity
+
+
+def test_torch_is_the_same_everywhere() -> None:
+    for pins in REQUIREMENTS.glob("*.txt"):
+        assert "torch==2.13.0" in pins.read_text(encoding="utf-8").splitlines(), pins.name
