@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 LARGEST = 127
@@ -21,3 +22,28 @@ class KVScales:
     def per_layer(self) -> tuple[Tensor, Tensor]:
         """Return one scale a layer for keys and for values, each (layers,): the largest."""
         return self.key.flatten(1).amax(dim=1), self.value.flatten(1).amax(dim=1)
+
+
+def round_to_bytes(x: Tensor, scales: Tensor) -> Tensor:
+    """Return x as a cache of bytes gives it back; scales broadcast to x."""
+    return torch.round(x / scales).clamp(-LARGEST, LARGEST) * scales
+
+
+# What is cut off: shares of the largest magnitude that the scale reaches.
+_SHARES = tuple(1 - 0.03 * i for i in range(17))
+
+
+def fit_scales(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """Return the scales over `dim` of x that leave the least squared error; these axes are kept.
+
+    Where x is zero throughout, the scale is one.
+    """
+    largest = x.abs().amax(dim=dim, keepdim=True) / LARGEST
+    largest = torch.where(largest > 0, largest, torch.ones_like(largest))
+    best, least = largest, torch.full_like(largest, torch.inf)
+    for share in _SHARES:
+        scales = largest * share
+        error = (round_to_bytes(x, scales) - x).square_().sum(dim=dim, keepdim=True)
+        best = torch.where(error < least, scales, best)
+        least = torch.minimum(error, least)
+    return best

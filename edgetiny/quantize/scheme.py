@@ -8,7 +8,7 @@ from edgetiny.errors import ConfigError
 WeightPrecision = Literal["fp32", "fp16", "int8", "int4"]
 Kernel = Literal["weight_only", "dynamic"]
 KVPrecision = Literal["fp32", "fp16", "int8"]
-Method = Literal["rtn", "gptq", "hqq"]
+Method = Literal["rtn", "hqq", "gptq"]
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 16, 256
 
@@ -23,7 +23,7 @@ class Scheme:
     block_size: int = 32
     """Weights that share a scale, a power of two. A scale per channel has no use for it."""
     method: Method = "rtn"
-    """How int4 is rounded: to the nearest, or by what calibration says (gptq, hqq)."""
+    """How int4 is rounded: to the nearest, by scales fitted without text, or by `calibrate`."""
     kv: KVPrecision = "fp32"
     """Storage of keys and values; int8 needs scales from `calibrate`."""
 
@@ -43,6 +43,11 @@ class Scheme:
                 f"the dynamic kernel multiplies int8 channels, not {self.precision} weights;"
                 " choose weight_only"
             )
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the weights come from `calibrate` and not from `Weights` alone."""
+        return self.method == "gptq" or self.kv == "int8"
 
     @property
     def is_per_channel(self) -> bool:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from edgetiny.checkpoint import ModelConfig
-from edgetiny.errors import CheckpointError
+from edgetiny.errors import CheckpointError, ConfigError
 from edgetiny.quantize.blocks import BlockWeight, quantize_blocks
 from edgetiny.quantize.channels import ChannelWeight, quantize_channels
+from edgetiny.quantize.hqq import quantize_hqq
 from edgetiny.quantize.kv import KVScales
 from edgetiny.quantize.scheme import Scheme
 
@@ -21,7 +22,10 @@ HEAD = "lm_head.weight"
 class Weights:
     """A model's tensors under one scheme. Names are the checkpoint's.
 
-    linears: matrices that were rounded before, by name; the others are rounded plainly.
+    linears: matrices that were rounded before, by name; the others are rounded here, by the
+    nearest where the method is gptq.
+    kv_scales: those of an int8 KV cache.
+    Raises ConfigError if what the scheme needs text for is not given: `calibrate` gives it.
     """
 
     def __init__(
@@ -33,6 +37,10 @@ class Weights:
         linears: Mapping[str, Callable[[], Stored]] | None = None,
         kv_scales: KVScales | None = None,
     ) -> None:
+        if scheme.method == "gptq" and linears is None:
+            raise ConfigError("gptq rounds weights by what text says of them; calibrate first")
+        if scheme.kv == "int8" and kv_scales is None:
+            raise ConfigError("an int8 KV cache has scales taken from text; calibrate first")
         self.config = config
         self.scheme = scheme
         self.kv_scales = kv_scales
@@ -71,7 +79,11 @@ def store(weight: Tensor, scheme: Scheme) -> Stored:
         return weight.half()
     if scheme.is_per_channel:
         return quantize_channels(weight)
-    return quantize_blocks(weight, scheme.block_size, 8 if scheme.precision == "int8" else 4)
+    if scheme.precision == "int8":
+        return quantize_blocks(weight, scheme.block_size, 8)
+    if scheme.method == "hqq":
+        return quantize_hqq(weight, scheme.block_size)
+    return quantize_blocks(weight, scheme.block_size, 4)
 
 
 def check_finite(name: str, stored: Stored, scheme: Scheme) -> None:

@@ -88,3 +88,11 @@ def test_values_beyond_a_type_are_named(make_checkpoint):
 def test_what_cannot_be_is_refused(scheme, said):
     with pytest.raises(ConfigError, match=said):
         Scheme(**scheme)
+
+
+@pytest.mark.parametrize("needs", [{"method": "gptq"}, {"kv": "int8"}])
+def test_what_needs_text_is_refused_without(tiny_checkpoint, needs):
+    assert Scheme(precision="int4", **needs).needs_text
+    with pytest.raises(ConfigError, match="calibrate first"):
+        weights(tiny_checkpoint, precision="int4", **needs)
+    assert not Scheme(precision="int4", method="hqq").needs_text
