@@ -6,7 +6,8 @@ bytes serves an embedding and the head that is tied to it.
 Axes: N rows (outputs), K columns (inputs), S weights of a block.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,6 +17,8 @@ Bits = Literal[4, 8]
 
 ZERO_POINT = 128
 """What stands for zero in a byte of eight bits."""
+
+_PART_WEIGHTS = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,22 @@ def quantize_blocks(
     blocks = cut_blocks(weight, block_size)
     scales = largest_scales(blocks, bits, scale_dtype)
     return round_blocks(blocks, scales, bits, weight.shape[1])
+
+
+def by_rows(weight: Tensor, quantize: Callable[[Tensor], BlockWeight]) -> BlockWeight:
+    """Return what `quantize` makes of a matrix (N, K), given to it some rows at a time.
+
+    Rounding needs several copies of what it rounds, and a table is the largest matrix of all.
+    """
+    rows = max(1, _PART_WEIGHTS // weight.shape[1])
+    parts = [quantize(part) for part in torch.split(weight, rows)]
+    if len(parts) == 1:
+        return parts[0]
+    return replace(
+        parts[0],
+        data=torch.cat([part.data for part in parts]),
+        scales=torch.cat([part.scales for part in parts]),
+    )
 
 
 def quantize_int8(weight: Tensor, block_size: int) -> BlockWeight:

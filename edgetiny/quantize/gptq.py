@@ -9,7 +9,7 @@ Axes: N rows (outputs), K columns (inputs), S weights of a block.
 import torch
 from torch import Tensor
 
-from edgetiny.quantize.blocks import BlockWeight, middle, pack
+from edgetiny.quantize.blocks import BlockWeight, by_rows, middle, pack
 from edgetiny.quantize.clip import clipped_scales
 
 _DAMPING = 0.01  # of the mean energy, as in the paper
@@ -22,18 +22,28 @@ def quantize_gptq(weight: Tensor, hessian: Tensor, block_size: int) -> BlockWeig
     hessian: (K, K), the sum of x x^T over the inputs x. Inputs that were never other than zero
     have their weights rounded to the nearest.
     """
-    n_rows, columns = weight.shape
     energy = hessian.diagonal()
-    scales = clipped_scales(weight, block_size, energy)  # (N, n_blocks)
     order = energy.argsort(descending=True)
     factor = _inverse_factor(hessian[order][:, order])
-    of_column = scales.float()[:, torch.arange(columns) // block_size][:, order]  # (N, K)
-    integers = torch.empty(n_rows, columns)
-    integers[:, order] = _round_columns(weight.float()[:, order], of_column, factor)
-    padded = torch.full((n_rows, scales.shape[1] * block_size), float(middle(4)))
-    padded[:, :columns] = integers + middle(4)
-    data = pack(padded.view(n_rows, -1, block_size), 4)
-    return BlockWeight(data, scales, columns, 4)
+
+    def some_rows(weight: Tensor) -> BlockWeight:
+        weight = weight.float()
+        scales = clipped_scales(weight, block_size, energy)
+        return _round(weight, scales, block_size, order, factor)
+
+    return by_rows(weight, some_rows)
+
+
+def _round(
+    weight: Tensor, scales: Tensor, block_size: int, order: Tensor, factor: Tensor
+) -> BlockWeight:
+    """Round a matrix (N, K) with scales (N, n_blocks), its columns in `order`, (K,)."""
+    n_rows, columns = weight.shape
+    of_column = scales.float()[:, order // block_size]  # (N, K)
+    integers = torch.zeros(n_rows, scales.shape[1] * block_size)
+    integers[:, order] = _round_columns(weight[:, order], of_column, factor)
+    blocks = integers.view(n_rows, -1, block_size) + middle(4)
+    return BlockWeight(pack(blocks, 4), scales, columns, 4)
 
 
 def _inverse_factor(hessian: Tensor) -> Tensor:

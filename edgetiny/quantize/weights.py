@@ -7,7 +7,7 @@ from torch import Tensor
 
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.errors import CheckpointError, ConfigError
-from edgetiny.quantize.blocks import BlockWeight, quantize_blocks
+from edgetiny.quantize.blocks import BlockWeight, by_rows, quantize_blocks
 from edgetiny.quantize.channels import ChannelWeight, quantize_channels
 from edgetiny.quantize.hqq import quantize_hqq
 from edgetiny.quantize.kv import KVScales
@@ -79,11 +79,12 @@ def store(weight: Tensor, scheme: Scheme) -> Stored:
         return weight.half()
     if scheme.is_per_channel:
         return quantize_channels(weight)
+    size = scheme.block_size
     if scheme.precision == "int8":
-        return quantize_blocks(weight, scheme.block_size, 8)
+        return by_rows(weight, lambda part: quantize_blocks(part, size, 8))
     if scheme.method == "hqq":
-        return quantize_hqq(weight, scheme.block_size)
-    return quantize_blocks(weight, scheme.block_size, 4)
+        return by_rows(weight, lambda part: quantize_hqq(part, size))
+    return by_rows(weight, lambda part: quantize_blocks(part, size, 4))
 
 
 def check_finite(name: str, stored: Stored, scheme: Scheme) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from edgetiny.quantize import ZERO_POINT, dequantize, quantize_int8
-from edgetiny.quantize.blocks import pack, quantize_blocks, unpack
+from edgetiny.quantize.blocks import by_rows, pack, quantize_blocks, unpack
 
 
 @pytest.mark.parametrize("columns", [32, 44, 100, 172])
@@ -83,3 +83,18 @@ def test_four_bits_and_half_scales_in_blocks_of_32_are_four_and_a_half_bits():
 def test_padding_of_four_bits_stands_for_zero():
     quantized = quantize_blocks(torch.ones(3, 20), 16, 4)
     assert (unpack(quantized.data, 4)[:, 1, 4:] == 8).all()
+
+
+def test_rows_in_parts_are_the_rows_at_once():
+    weight = torch.randn(300, 2**15, generator=torch.Generator().manual_seed(0))
+    parts = []
+
+    def quantize(part):
+        parts.append(len(part))
+        return quantize_blocks(part, 32, 4)
+
+    found, whole = by_rows(weight, quantize), quantize_blocks(weight, 32, 4)
+    assert parts == [128, 128, 44]
+    assert torch.equal(found.data, whole.data)
+    assert torch.equal(found.scales, whole.scales)
+    assert (found.bits, found.columns) == (4, 2**15)
