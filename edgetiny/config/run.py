@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from edgetiny.config.base import Config, setting
 from edgetiny.errors import ConfigError
 
-RuntimeName = Literal["eager", "graph", "onnx"]
+RuntimeName = Literal["eager", "graph", "onnx", "executorch"]
 BenchPrecision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
@@ -25,7 +25,7 @@ class GenerateConfig(Config):
     seed: int = setting(0, "seed of the sampling")
     stop: tuple[str, ...] = setting((), "text that ends the reply; repeat for more")
     runtime: RuntimeName | None = setting(
-        None, "engine (default: onnx for an artefact, else eager; graph is compiled first)"
+        None, "engine (default: of an artefact its format's, else eager; graph is compiled first)"
     )
     device: Literal["cpu", "cuda"] = setting("cpu", "where to run a checkpoint")
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
@@ -48,7 +48,7 @@ class EvalConfig(Config):
     )
     batch_size: int = setting(8, "windows at a time", minimum=1)
     runtime: RuntimeName | None = setting(
-        None, "engine (default: onnx for an artefact, else eager)"
+        None, "engine (default: of an artefact its format's, else eager)"
     )
     device: Literal["cpu", "cuda"] = setting("cpu", "where to run a checkpoint")
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)

@@ -1,12 +1,13 @@
 """From a folder, or a shape alone, to the engine that runs it."""
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
-from edgetiny.artefact import is_artefact
+from edgetiny.artefact import is_artefact, models_of, read_manifest
 from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.cost import Precision
 from edgetiny.errors import ConfigError
@@ -17,7 +18,7 @@ from edgetiny.runtimes.graph import GraphRuntime
 from edgetiny.runtimes.precision import DTYPES, check_device
 from edgetiny.runtimes.protocol import Runtime
 
-RuntimeName = Literal["eager", "graph", "onnx"]
+RuntimeName = Literal["eager", "graph", "onnx", "executorch"]
 
 _RANDOM_STD = 0.02
 
@@ -34,7 +35,7 @@ def open_runtime(
 ) -> Runtime:
     """Load an artefact (it has a `manifest.json`) into its engine, a checkpoint into torch.
 
-    runtime: `eager` if None for a checkpoint; an artefact is always `onnx`.
+    runtime: if None, `eager` for a checkpoint, the format of its first model for an artefact.
     precision, device: of a checkpoint only: an artefact's were settled at its export.
     precision: of weights, cache and arithmetic; fp32 if None. int8 is the graph runtime's.
     threads: CPU threads; 0 means one per core. max_batch: as for `GraphRuntime`; of an artefact
@@ -44,10 +45,10 @@ def open_runtime(
     """
     if is_artefact(Path(path)):
         return _open_artefact(Path(path), runtime, context, precision, threads, device, max_batch)
-    if runtime == "onnx":
+    if runtime in ("onnx", "executorch"):
         raise ConfigError(
-            f"{path} is a checkpoint: the onnx runtime runs artefacts; export it first, or give"
-            " --runtime eager or --runtime graph"
+            f"{path} is a checkpoint: the {runtime} runtime runs artefacts; export it first, or"
+            " give --runtime eager or --runtime graph"
         )
     checkpoint = Checkpoint.open(path)
     return _over_tensors(
@@ -133,15 +134,34 @@ def _open_artefact(
     device: str,
     max_batch: int | None,
 ) -> Runtime:
-    if runtime not in (None, "onnx"):
+    formats = [model.format for model in models_of(path, read_manifest(path))]
+    if runtime in ("eager", "graph"):
         raise ConfigError(
-            f"{path} is an artefact: it runs in the onnx runtime; --runtime {runtime} takes the"
-            " checkpoint that it was exported from"
+            f"{path} is an artefact: it runs in the {formats[0]} runtime; --runtime {runtime} takes"
+            " the checkpoint that it was exported from"
         )
     if precision is not None or device != "cpu":
         raise ConfigError(
             f"{path} is an artefact: its precision was settled at export, and it runs on the CPU"
         )
+    if all(format == "gguf" for format in formats):
+        raise ConfigError(
+            f"{path} holds a GGUF file only, which llama.cpp runs; export --format onnx too"
+        )
+    if runtime == "executorch" or (runtime is None and formats[0] == "executorch"):
+        require_executorch()
+        from edgetiny.runtimes.executorch_runtime import ExecutorchRuntime
+
+        return ExecutorchRuntime.load(path, context=context, threads=threads, batch=max_batch or 1)
     from edgetiny.runtimes.ort import OrtRuntime
 
     return OrtRuntime.load(path, context=context, threads=threads, batch=max_batch or 1)
+
+
+def require_executorch() -> None:
+    """Raise ConfigError, with the command that mends it, if executorch or torchao is missing."""
+    for package in ("executorch", "torchao"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"the executorch format needs {package}; run: pip install 'edgetiny[executorch]'"
+            )
