@@ -1,7 +1,8 @@
 """Rounding that makes up for its errors: each column's error is taken on by those still to come.
 
-Source: Frantar et al. 2022, "GPTQ" (arXiv 2210.17323), with scales fixed beforehand and columns
-in the order of their inputs' energy.
+Source: Frantar et al. 2022, "GPTQ" (arXiv 2210.17323), with scales fixed beforehand, by the
+largest magnitude of a block (smaller ones, of less squared error, left more bits per byte), and
+columns in the order of their inputs' energy.
 
 Axes: N rows (outputs), K columns (inputs), S weights of a block.
 """
@@ -9,8 +10,14 @@ Axes: N rows (outputs), K columns (inputs), S weights of a block.
 import torch
 from torch import Tensor
 
-from edgetiny.quantize.blocks import BlockWeight, by_rows, middle, pack
-from edgetiny.quantize.clip import clipped_scales
+from edgetiny.quantize.blocks import (
+    BlockWeight,
+    by_rows,
+    cut_blocks,
+    largest_scales,
+    middle,
+    pack,
+)
 
 _DAMPING = 0.01  # of the mean energy, as in the paper
 _COLUMNS_AT_ONCE = 128
@@ -28,7 +35,7 @@ def quantize_gptq(weight: Tensor, hessian: Tensor, block_size: int) -> BlockWeig
 
     def some_rows(weight: Tensor) -> BlockWeight:
         weight = weight.float()
-        scales = clipped_scales(weight, block_size, energy)
+        scales = largest_scales(cut_blocks(weight, block_size), 4, torch.float16)
         return _round(weight, scales, block_size, order, factor)
 
     return by_rows(weight, some_rows)

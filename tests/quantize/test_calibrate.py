@@ -29,7 +29,7 @@ def test_gptq_is_closer_to_the_model_than_plain_rounding(tiny_checkpoint, tokens
     tensors = tiny_checkpoint.state_dict()
     plain = Weights(tiny_checkpoint.config, tensors, Scheme(precision="int4"))
     error = logit_error(gptq, tiny_checkpoint, tokens)
-    assert error < 0.8 * logit_error(plain, tiny_checkpoint, tokens)
+    assert error < 0.9 * logit_error(plain, tiny_checkpoint, tokens)
 
 
 def test_a_byte_cache_costs_little(tiny_checkpoint, tokens, tmp_path):
