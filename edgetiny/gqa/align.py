@@ -12,9 +12,7 @@ Axes: S heads of a group, R query heads of each, P = head_dim / 2 pairs, D hidde
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from edgetiny.checkpoint import ModelConfig
@@ -33,38 +31,30 @@ class Shared:
     key_mix, query_turn: (S, P) complex; shared key = sum of key_mix * key, query *= query_turn.
     value_mix: (S, head_dim, head_dim), shared value = sum of value_mix @ value.
     value_back: (S, head_dim, head_dim), value = value_back @ shared value, nearly.
-    key_cost, value_cost: the squared error that is left at the layer's output.
     """
 
     key_mix: Tensor
     query_turn: Tensor
     value_mix: Tensor
     value_back: Tensor
-    key_cost: float
-    value_cost: float
 
 
 def share(moments: Moments, heads: Sequence[int]) -> Shared:
     """Return the best shared head of a group."""
     chosen = torch.tensor(heads)
-    key_mix, query_turn, key_cost = _shared_key(moments, chosen)
-    value_mix, value_back, value_cost = _shared_value(moments, chosen)
+    key_mix, query_turn = _shared_key(moments, chosen)
+    value_mix, value_back = _shared_value(moments, chosen)
     return Shared(
-        key_mix=key_mix,
-        query_turn=query_turn,
-        value_mix=value_mix,
-        value_back=value_back,
-        key_cost=key_cost,
-        value_cost=value_cost,
+        key_mix=key_mix, query_turn=query_turn, value_mix=value_mix, value_back=value_back
     )
 
 
-def _shared_key(moments: Moments, heads: Tensor) -> tuple[Tensor, Tensor, float]:
+def _shared_key(moments: Moments, heads: Tensor) -> tuple[Tensor, Tensor]:
     """Minimise the sum of weight * |key - gain * shared|^2, pair by pair."""
     weights = moments.key_weights[heads].T  # (P, S)
     roots = weights.clamp(min=_NEGLIGIBLE * float(weights.max()) + 1e-300).sqrt()
     covariance = moments.keys[:, heads][:, :, heads]  # (P, S, S)
-    energies, vectors = torch.linalg.eigh(covariance * roots[:, :, None] * roots[:, None, :])
+    _, vectors = torch.linalg.eigh(covariance * roots[:, :, None] * roots[:, None, :])
     first = vectors[:, :, -1]  # (P, S)
     gain = first / roots  # key = gain * shared
     # Of one shared key, any multiple is one too: make the gains one in the mean square, and
@@ -74,18 +64,17 @@ def _shared_key(moments: Moments, heads: Tensor) -> tuple[Tensor, Tensor, float]
     size = gain.abs().square().mean(dim=1).sqrt() * phase  # (P,)
     mix = first.conj() * roots * size[:, None]
     gain = gain / size[:, None]
-    left = float(energies[:, :-1].clamp(min=0).sum())
     # score = Re(conj(query) * gain * shared) = Re(conj(query * conj(gain)) * shared)
-    return mix.T, gain.conj().T, left
+    return mix.T, gain.conj().T
 
 
-def _shared_value(moments: Moments, heads: Tensor) -> tuple[Tensor, Tensor, float]:
+def _shared_value(moments: Moments, heads: Tensor) -> tuple[Tensor, Tensor]:
     """Minimise the sum of |W (value - back @ shared)|^2 over the query heads' output columns W."""
     n_heads, head_dim = len(heads), moments.values.shape[1]
     covariance = moments.values[heads][:, :, heads].flatten(2).flatten(0, 1)  # (S * hd, S * hd)
     roots, inverses = _roots(moments.outputs[heads].sum(dim=1))  # (S, hd, hd)
     root = torch.block_diag(*roots)  # type: ignore[no-untyped-call]
-    energies, vectors = torch.linalg.eigh(root @ covariance @ root)
+    _, vectors = torch.linalg.eigh(root @ covariance @ root)
     first = vectors[:, -head_dim:].reshape(n_heads, head_dim, head_dim)  # (S, hd, hd)
     mix = (roots @ first).mT  # shared = sum of first^T root value
     back = inverses @ first
@@ -94,8 +83,7 @@ def _shared_value(moments: Moments, heads: Tensor) -> tuple[Tensor, Tensor, floa
     size = (back.square().sum() / (n_heads * head_dim)).sqrt()
     left, _, right = torch.linalg.svd(back.mean(dim=0))
     turn = left @ right
-    mix, back = turn @ mix * size, back @ turn.T / size
-    return mix, back, float(energies[:-head_dim].clamp(min=0).sum())
+    return turn @ mix * size, back @ turn.T / size
 
 
 def _roots(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,31 +94,11 @@ def _roots(matrices: Tensor) -> tuple[Tensor, Tensor]:
     return (vectors * roots[:, None]) @ vectors.mT, (vectors / roots[:, None]) @ vectors.mT
 
 
-def sharing_costs(moments: Moments) -> NDArray[np.float64]:
-    """Return what it costs at the layer's output that two heads share: (G, G), zero diagonal."""
-    n_heads = len(moments.values)
-    costs = np.zeros((n_heads, n_heads))
-    for a in range(n_heads):
-        for b in range(a):
-            shared = share(moments, (a, b))
-            costs[a, b] = costs[b, a] = shared.key_cost + shared.value_cost
-    return costs
-
-
-def distances(moments: Moments) -> NDArray[np.float64]:
-    """Return how far two heads are from their mean, as they stand: (G, G), for plain pooling."""
-    weights = moments.key_weights  # (G, P)
-    keys = moments.keys.permute(1, 2, 0)  # (G, G, P)
-    own = torch.stack([moments.keys[:, g, g].real for g in range(len(weights))])  # (G, P)
-    apart = (own[:, None] + own[None] - 2 * keys.real) / 4  # (G, G, P), |key - mean|^2
-    key_cost = (apart * (weights[:, None] + weights[None])).sum(dim=2)
-    values, outputs = moments.values, moments.outputs.sum(dim=1)  # (G, hd, G, hd), (G, hd, hd)
-    square = torch.stack([values[g, :, g] for g in range(len(weights))])
-    cross = values.permute(0, 2, 1, 3)  # (G, G, hd, hd)
-    apart = (square[:, None] + square[None] - cross - cross.mT) / 4
-    value_cost = (apart * (outputs[:, None] + outputs[None])).sum(dim=(2, 3))
-    costs: NDArray[np.float64] = (key_cost + value_cost).numpy()
-    return costs
+def plain_mean(n_heads: int, head_dim: int) -> Shared:
+    """Return the mean of a group's heads in the form of a shared head; its costs are unknown."""
+    one = torch.eye(head_dim, dtype=torch.float64).expand(n_heads, -1, -1)
+    turn = torch.ones(n_heads, head_dim // 2, dtype=torch.complex128)
+    return Shared(key_mix=turn / n_heads, query_turn=turn, value_mix=one / n_heads, value_back=one)
 
 
 def aligned_tensors(

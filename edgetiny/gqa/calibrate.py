@@ -4,6 +4,7 @@ In memory: one layer, before and after, the text's activations, and the attentio
 Axes: B windows, T tokens of a window, D hidden size, H query heads, N = B * T tokens.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,13 +16,15 @@ from edgetiny.checkpoint import Checkpoint, ModelConfig, parameter_shapes
 from edgetiny.console import Task
 from edgetiny.data import Shards
 from edgetiny.errors import DataError
-from edgetiny.gqa.align import aligned_tensors, distances, share, sharing_costs
-from edgetiny.gqa.grouping import Grouping, adjacent, cheapest
+from edgetiny.gqa.align import aligned_tensors, plain_mean, share
+from edgetiny.gqa.grouping import Group, Grouping, adjacent, cheapest
 from edgetiny.gqa.moments import Moments, gather
 from edgetiny.gqa.refit import OutputFit
+from edgetiny.gqa.trial import Trial
 from edgetiny.model import Fresh, Layer, Rotary
 
 _BATCH_TOKENS = 2048
+_TRIAL_WINDOWS = 8
 
 
 def calibration_windows(shards: Shards, n_tokens: int, length: int) -> Tensor:
@@ -61,11 +64,20 @@ class Stream:
             q, k, v = (p(normed) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
             yield attention.attend(q, k, v, self._rotary, self._sequence)
 
+    def trial(self, layer: Layer) -> Trial:
+        """Return a layer's attention on a few windows from all over the text."""
+        x = torch.cat([batch[:1] for batch in self.batches[:: _spacing(len(self.batches))]])
+        return Trial(layer, x, self._rotary, self._sequence)
+
     def advance(self, layer: Layer, attended: Sequence[Tensor]) -> None:
         """Move on behind a layer, of which `attended` was computed."""
         for index, (x, read) in enumerate(zip(self.batches, attended, strict=True)):
             x = x + layer.self_attn.o_proj(read)
             self.batches[index] = x + layer.mlp(layer.post_attention_layernorm(x))
+
+
+def _spacing(n_batches: int) -> int:
+    return max(1, n_batches // _TRIAL_WINDOWS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,13 +92,16 @@ class LayerReport:
 def find_groupings(
     checkpoint: Checkpoint, groups: int, windows: Tensor, task: Task
 ) -> list[LayerReport]:
-    """Return for each layer which heads are nearest to each other as they stand."""
+    """Return for each layer which heads change its attention least when each group is its mean."""
     config, stream = checkpoint.config, Stream(checkpoint, windows)
+    n_heads = config.num_key_value_heads
+    mean = plain_mean(n_heads // groups, config.head_dim)
     reports = []
     for index in range(config.num_hidden_layers):
         layer = open_layer(config, index, layer_tensors(checkpoint, index))
-        costs = distances(gather(layer, stream.batches))
-        reports.append(LayerReport(grouping=cheapest(costs, groups)))
+        trial = stream.trial(layer)
+        grouping = cheapest(n_heads, groups, functools.partial(trial.error, shared=mean))
+        reports.append(LayerReport(grouping=grouping))
         stream.advance(layer, list(stream.attended(layer)))
         task.advance(1)
     return reports
@@ -118,7 +133,7 @@ def align(
         moments = gather(old, before.batches)
         grouping = adjacent(config.num_key_value_heads, groups)
         if by_similarity:
-            grouping = cheapest(sharing_costs(moments), groups)
+            grouping = _nearest(before.trial(old), moments, config.num_key_value_heads, groups)
         tensors |= _merged(tensors, grouping, moments, config)
         new = open_layer(shape, index, tensors)
         wanted, read = list(before.attended(old)), list(after.attended(new))
@@ -137,6 +152,15 @@ def align(
         made |= _stored(checkpoint, index, new)
         task.advance(1)
     return made, reports
+
+
+def _nearest(trial: Trial, moments: Moments, n_heads: int, n_groups: int) -> Grouping:
+    """Return the groups whose best shared heads change the attention least."""
+
+    def cost(heads: Group) -> float:
+        return trial.error(heads, share(moments, heads))
+
+    return cheapest(n_heads, n_groups, cost)
 
 
 def _merged(
