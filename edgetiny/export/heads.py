@@ -1,24 +1,22 @@
 """Heads as wide as GroupQueryAttention takes them: filled up with zeros, which changes no result.
 
-A zero in both query and key adds nothing to their product, and the output's extra channels meet
-zero columns of o_proj. The rotation pairs channel i with channel i + head_dim / 2, so each half is
+A zero in both query and key adds nothing to their product, and the output's extra channels are cut
+off again. The rotation pairs channel i with channel i + head_dim / 2, so each half is
 filled up by itself.
 """
 
-import functools
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from edgetiny.checkpoint import LazyTensors, ModelConfig
+from edgetiny.checkpoint import ModelConfig
 from edgetiny.model import rotary_frequencies
+from edgetiny.quantize import BlockWeight, ChannelWeight, Stored
+from edgetiny.quantize.blocks import middle
 
 # GroupQueryAttention on the CPU refuses to rotate any other width (onnxruntime 1.32).
 MULTIPLE = 16
-
-_ROWS = tuple(f"{name}_proj.{kind}" for name in "qkv" for kind in ("weight", "bias"))
 
 
 def padded_head_dim(head_dim: int) -> int:
@@ -26,27 +24,21 @@ def padded_head_dim(head_dim: int) -> int:
     return -(-head_dim // MULTIPLE) * MULTIPLE
 
 
-def pad_heads(
-    config: ModelConfig, tensors: Mapping[str, Tensor]
-) -> tuple[ModelConfig, Mapping[str, Tensor]]:
-    """Return the same model with heads of `padded_head_dim`; tensors are made lazily.
+def pad_rows(stored: Stored, head_dim: int, wide: int) -> Stored:
+    """Return the rows (heads * head_dim, ...) of a projection or its bias as (heads * wide, ...).
 
-    Its attention must still be scaled by the narrow head_dim, and rotate by `rotary_tables`.
+    Rows that were added give zero, whatever way they are stored.
     """
-    wide = padded_head_dim(config.head_dim)
-    if wide == config.head_dim:
-        return config, tensors
-
-    def make(name: str) -> Tensor:
-        tensor = tensors[name]
-        if name.endswith(_ROWS):
-            return _pad_rows(tensor, config.head_dim, wide)
-        if name.endswith("o_proj.weight"):
-            return _pad_rows(tensor.t(), config.head_dim, wide).t()
-        return tensor
-
-    makers = {name: functools.partial(make, name) for name in tensors}
-    return replace(config, head_dim=wide), LazyTensors(makers)
+    if isinstance(stored, BlockWeight):
+        assert stored.zero_points is None, "no method writes zero points"
+        zero = middle(stored.bits)
+        packed_zero = zero if stored.bits == 8 else zero | zero << 4
+        data = _pad(stored.data, head_dim, wide, packed_zero)
+        return replace(stored, data=data, scales=_pad(stored.scales, head_dim, wide, 0))
+    if isinstance(stored, ChannelWeight):
+        data = _pad(stored.data, head_dim, wide, 0)
+        return ChannelWeight(data, _pad(stored.scales, head_dim, wide, 0))
+    return _pad(stored, head_dim, wide, 0)
 
 
 def rotary_tables(config: ModelConfig, context: int) -> tuple[Tensor, Tensor]:
@@ -57,9 +49,9 @@ def rotary_tables(config: ModelConfig, context: int) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
-def _pad_rows(weight: Tensor, head_dim: int, wide: int) -> Tensor:
-    """weight: (heads * head_dim, ...). Returns (heads * wide, ...)."""
-    halves = weight.reshape(-1, 2, head_dim // 2, *weight.shape[1:])  # (heads, 2, half, ...)
-    padded = halves.new_zeros(halves.shape[0], 2, wide // 2, *weight.shape[1:])
+def _pad(rows: Tensor, head_dim: int, wide: int, zero: int) -> Tensor:
+    """rows: (heads * head_dim, ...). Returns (heads * wide, ...)."""
+    halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])  # (heads, 2, half, ...)
+    padded = halves.new_full((halves.shape[0], 2, wide // 2, *rows.shape[1:]), zero)
     padded[:, :, : head_dim // 2] = halves
     return padded.flatten(0, 2)  # (heads * wide, ...)

@@ -1,19 +1,19 @@
 """An ONNX artefact in onnxruntime; the graph writes keys and values in place into one buffer.
 
-Axes: B sequences, T (or K) tokens, V vocabulary, G key/value heads, C cache capacity.
+Axes: B sequences, T (or K) tokens, V vocabulary, C cache capacity.
 """
 
+import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
 from edgetiny.artefact import Artefact, ModelFile
 from edgetiny.errors import ArtefactError, ConfigError
 from edgetiny.measure import cores
+from edgetiny.runtimes.ort_graph import Cache, Stepper, graph_of
 from edgetiny.runtimes.protocol import (
     Capabilities,
     Engine,
@@ -35,10 +35,11 @@ _LOAD_FAILURES = (
     failures.NotImplemented,
     failures.RuntimeException,
 )
-_KV_DTYPES: dict[str, type[np.floating[Any]]] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-}
+# onnxruntime reads these once, from the environment alone. For one new token a sequence its plain
+# attention was up to 1.37 times as fast as the tiled one, and over a cache of bytes the products
+# of integers (which round the query to eight bits) gained as much again at long contexts:
+# docs/results/onnx_kernels.md. Verification runs with them. Set otherwise, they are left alone.
+_ATTENTION = {"ORT_GQA_DISABLE_FLASH_ATTENTION": "1", "ORT_MLAS_QKGEMM_S8_APPROX_VNNI": "1"}
 
 
 class OrtRuntime:
@@ -65,13 +66,9 @@ class OrtRuntime:
             precision=model.precision,
             kv_dtype=model.kv_dtype,
         )
-        self._session = session
-        past = [each for each in session.get_inputs() if each.name.startswith("past_key_values.")]
-        self._past = [each.name for each in past]
-        self._kv_dtype = _KV_DTYPES[past[0].type]
-        # Not the model's own head_dim: the graph may hold heads that were filled up with zeros.
-        _, self._n_kv_heads, _, self._head_dim = past[0].shape
-        self._buffers: dict[str, NDArray[np.floating[Any]]] = {}  # each (B, G, C, head_dim)
+        self._graph = graph_of(session)
+        self._cache: Cache = {}
+        self._stepper: Stepper | None = None
         self._lengths: Ids = np.zeros(0, np.int64)
 
     @classmethod
@@ -105,14 +102,14 @@ class OrtRuntime:
         check_prompt(tokens, lengths, self.config, self.capabilities.max_context)
         self._make_room(len(tokens))
         self._lengths = lengths.astype(np.int64)
-        masks = np.arange(tokens.shape[1]) < lengths[:, None]  # (B, T)
+        n_tokens = tokens.shape[1]
 
         def last_logits(group: slice) -> Floats:
-            logits = self._run(tokens[group], masks[group], group)  # (rows, T, V)
-            last: Floats = logits[np.arange(len(logits)), lengths[group] - 1]  # (rows, V)
-            return last
+            ends = self._lengths[group]
+            rows = np.arange(len(ends)) * n_tokens + ends - 1
+            return self._graph.run(tokens[group], ends, self._rows(group), rows)  # (rows, V)
 
-        return in_row_groups(tokens, self.config.vocab_size, last_logits)
+        return in_row_groups(tokens, self._row_width, last_logits)
 
     def step(self, tokens: Ids) -> Floats:
         """Append tokens; several new ones per sequence run one sequence at a time.
@@ -120,82 +117,78 @@ class OrtRuntime:
         GroupQueryAttention on the CPU takes several new tokens after a past for one row only.
         """
         check_step(tokens, self._lengths, self.config, self.capabilities.max_context)
-        n_new = tokens.shape[1]
-        ends = self._lengths + n_new
-        if n_new == 1:
-            mask = np.arange(ends.max()) < ends[:, None]  # (B, longest)
-            logits = self._run(tokens, mask, slice(None))
+        ends = self._lengths + tokens.shape[1]
+        if tokens.shape[1] == 1:
+            logits = self._step_once(tokens, ends)[0][:, None].copy()  # (B, 1, V)
         else:
-            rows = [slice(row, row + 1) for row in range(len(tokens))]
-            masks = [np.ones((1, end), bool) for end in ends]
-            logits = np.concatenate(
-                [self._run(tokens[row], mask, row) for row, mask in zip(rows, masks, strict=True)]
-            )
+            logits = np.stack([self._append(tokens, ends, row) for row in range(len(tokens))])
         self._lengths = ends
         return logits
 
     def greedy_step(self, tokens: Ids) -> Ids:
         check_single(tokens)
-        likeliest: Ids = self.step(tokens)[:, 0].argmax(axis=-1)[:, None]  # (B, 1)
+        check_step(tokens, self._lengths, self.config, self.capabilities.max_context)
+        ends = self._lengths + 1
+        likeliest = self._step_once(tokens, ends)[1].copy()  # (B, 1)
+        self._lengths = ends
         return likeliest
 
     def score(self, tokens: Ids, lengths: Ids) -> Floats:
         check_prompt(tokens, lengths, self.config, self.capabilities.max_context)
 
         def scores(group: slice) -> Floats:
-            logits = self._run_without_cache(tokens[group])
-            return log_probabilities(logits, tokens[group], lengths[group])
+            B, T = tokens[group].shape
+            # Padding stands on the right, where no real token looks; the cache is thrown away.
+            cache = self._graph.new_cache(B, T)
+            flat = self._graph.run(tokens[group], np.full(B, T), cache, np.arange(B * T))
+            return log_probabilities(flat.reshape(B, T, -1), tokens[group], lengths[group])
 
-        return in_row_groups(tokens, self.config.vocab_size, scores)
+        return in_row_groups(tokens, self._row_width, scores)
 
     def rewind(self, length: int) -> None:
         self._lengths = np.minimum(self._lengths, length)
 
     def reset(self) -> None:
-        self._buffers = {}
+        self._cache = {}
+        self._stepper = None
         self._lengths = np.zeros(0, np.int64)
 
+    @property
+    def _row_width(self) -> int:
+        """Floats that a prompt's token takes: its logits, or its share of every head."""
+        config = self.config
+        return max(config.vocab_size, config.num_attention_heads * self.capabilities.max_context)
+
     def _make_room(self, batch: int) -> None:
-        """Have a buffer of `batch` rows; what an earlier batch of that size left is overwritten."""
-        if self._buffers and len(next(iter(self._buffers.values()))) == batch:
+        """Have a cache of `batch` rows; what an earlier batch of that size left is overwritten."""
+        if self._cache and len(next(iter(self._cache.values()))) == batch:
             return
-        # (B, G, C, head_dim)
-        shape = (batch, self._n_kv_heads, self.capabilities.max_context, self._head_dim)
-        self._buffers = {}
-        self._buffers = {name: np.zeros(shape, self._kv_dtype) for name in self._past}
+        # The old one goes first: two are never held.
+        self._cache, self._stepper = {}, None
+        self._cache = self._graph.new_cache(batch, self.capabilities.max_context)
+        self._stepper = self._graph.stepper(self._cache)
 
-    def _run(self, tokens: Ids, mask: NDArray[np.bool_], rows: slice) -> Floats:
-        """Append `tokens` (b, T) to some rows of the cache; return their logits (b, T, V)."""
-        binding = self._session.io_binding()
-        logits = np.empty((*tokens.shape, self.config.vocab_size), np.float32)
-        inputs = {
-            "input_ids": np.ascontiguousarray(tokens, np.int64),
-            "attention_mask": mask.astype(np.int64),
-        }
-        for name, array in inputs.items():
-            binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
-        for name, whole in self._buffers.items():
-            # The same memory in and out: the graph appends in place instead of copying the past.
-            buffer = whole[rows]
-            place = ("cpu", 0, self._kv_dtype, buffer.shape, buffer.ctypes.data)
-            binding.bind_input(name, *place)
-            binding.bind_output(name.replace("past_key_values.", "present."), *place)
-        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self._session.run_with_iobinding(binding)
-        return logits
+    def _rows(self, rows: slice) -> Cache:
+        return {name: array[rows] for name, array in self._cache.items()}
 
-    def _run_without_cache(self, tokens: Ids) -> Floats:
-        empty = np.zeros((len(tokens), self._n_kv_heads, 0, self._head_dim), self._kv_dtype)
-        feeds = {
-            "input_ids": np.ascontiguousarray(tokens, np.int64),
-            # Padding stands on the right, where no real token looks.
-            "attention_mask": np.ones(tokens.shape, np.int64),
-        } | dict.fromkeys(self._past, empty)
-        logits: Floats = self._session.run(["logits"], feeds)[0]
-        return logits
+    def _step_once(self, tokens: Ids, ends: Ids) -> tuple[Floats, Ids]:
+        """Append one token to each sequence; return logits (B, V) and likeliest ids (B, 1)."""
+        if self._stepper is not None:
+            return self._stepper.step(tokens, ends)
+        logits = self._graph.run(tokens, ends, self._cache, np.arange(len(tokens)))
+        return logits, logits.argmax(axis=-1)[:, None]
+
+    def _append(self, tokens: Ids, ends: Ids, row: int) -> Floats:
+        """Append K tokens to one sequence; return the logits (K, V) after each."""
+        this = slice(row, row + 1)
+        return self._graph.run(
+            tokens[this], ends[this], self._rows(this), np.arange(tokens.shape[1])
+        )
 
 
 def _open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
+    for name, value in _ATTENTION.items():
+        os.environ.setdefault(name, value)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

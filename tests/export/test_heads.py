@@ -1,43 +1,43 @@
 import pytest
 import torch
 
-from edgetiny.checkpoint import parameter_shapes
-from edgetiny.export.heads import pad_heads, padded_head_dim, rotary_tables
-from edgetiny.model import build_model, rotary_frequencies
+from edgetiny.export.heads import pad_rows, padded_head_dim, rotary_tables
+from edgetiny.model import rotary_frequencies
+from edgetiny.quantize import dequantize, dequantize_channels
+from edgetiny.quantize.blocks import quantize_blocks
+from edgetiny.quantize.channels import quantize_channels
 
 
-@pytest.mark.parametrize("head_dim", [2, 8, 12, 16, 24, 64])
-def test_padded_shapes_are_those_of_the_wider_model(head_dim, make_checkpoint):
-    checkpoint = make_checkpoint(head_dim=head_dim, num_key_value_heads=2, bias="qkvo")
-    config, tensors = pad_heads(checkpoint.config, checkpoint.state_dict())
-    assert config.head_dim == padded_head_dim(head_dim) >= head_dim
-    assert config.head_dim % 16 == 0
-    assert {name: tuple(tensors[name].shape) for name in tensors} == parameter_shapes(config)
+@pytest.mark.parametrize(("head_dim", "wide"), [(2, 16), (12, 16), (16, 16), (40, 48), (64, 64)])
+def test_widths_are_filled_up_to_what_the_attention_takes(head_dim, wide):
+    assert padded_head_dim(head_dim) == wide
 
 
-def test_a_width_that_fits_is_left_alone(make_checkpoint):
-    checkpoint = make_checkpoint(head_dim=16)
-    tensors = checkpoint.state_dict()
-    assert pad_heads(checkpoint.config, tensors) == (checkpoint.config, tensors)
+@pytest.fixture
+def matrix():
+    return torch.randn(3 * 12, 40, generator=torch.Generator().manual_seed(0))
 
 
-def test_padding_adds_zeros_only_and_keeps_each_half_in_its_half(make_checkpoint):
-    checkpoint = make_checkpoint(head_dim=12)
-    _, tensors = pad_heads(checkpoint.config, checkpoint.state_dict())
-    name = "model.layers.0.self_attn.q_proj.weight"
-    wide = tensors[name].view(4, 2, 8, 32)  # (heads, halves, wide half, hidden)
-    narrow = checkpoint.tensor(name).view(4, 2, 6, 32)
-    assert torch.equal(wide[:, :, :6], narrow)
-    assert not wide[:, :, 6:].any()
+def is_padded(wide, narrow):
+    halves = wide.view(3, 2, 8, 40)
+    assert torch.equal(halves[:, :, :6], narrow.view(3, 2, 6, 40))
+    assert not halves[:, :, 6:].any()
 
 
-def test_at_the_first_position_the_padded_model_is_the_same_model(make_checkpoint):
-    # One token attends to itself alone, so neither scale nor rotation matter.
-    checkpoint = make_checkpoint(head_dim=12, bias="qkvo")
-    padded = build_model(*pad_heads(checkpoint.config, checkpoint.state_dict()))
-    plain = build_model(checkpoint.config, checkpoint.state_dict())
-    tokens = torch.tensor([[5]])
-    torch.testing.assert_close(padded(tokens), plain(tokens))
+def test_padding_adds_zeros_only_and_keeps_each_half_in_its_half(matrix):
+    is_padded(pad_rows(matrix, 12, 16), matrix)
+    assert pad_rows(matrix[:, 0], 12, 16).shape == (48,)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_of_blocks_are_padded_as_what_they_stand_for(bits, matrix):
+    stored = quantize_blocks(matrix, 16, bits)
+    is_padded(dequantize(pad_rows(stored, 12, 16)), dequantize(stored))
+
+
+def test_rows_of_channels_are_padded_as_what_they_stand_for(matrix):
+    stored = quantize_channels(matrix)
+    is_padded(dequantize_channels(pad_rows(stored, 12, 16)), dequantize_channels(stored))
 
 
 def test_tables_turn_each_channel_by_its_frequency(make_checkpoint):

@@ -85,4 +85,5 @@ def test_optimum(precision, make_checkpoint, make_artefact):
 
 def test_optimum_is_not_promised_heads_it_cannot_load(make_checkpoint, make_artefact):
     folder = make_artefact(make_checkpoint(head_dim=12))
-    assert "optimum" not in json.loads((folder / "manifest.json").read_text())["loaders"]
+    (model,) = json.loads((folder / "manifest.json").read_text())["models"]
+    assert "optimum" not in model["loaders"]
