@@ -47,6 +47,11 @@ class ExportConfig(Config):
         (), "batch class to plan for; repeat for more (default: 1)", minimum=1
     )
     target: Target = setting("cpu", "what the artefact will run on")
+    method: Method = setting("rtn", "how int4 is rounded: to the nearest, or by text or fit")
+    data: Path | None = setting(
+        None, "token shards: their training part calibrates, their held-out part is scored"
+    )
+    calibration_text: Path | None = setting(None, "text that calibrates, instead of --data")
     gqa_groups: int | None = setting(
         None, "mean-pool the key/value heads to this many on the way out", minimum=1
     )
@@ -59,6 +64,12 @@ class ExportConfig(Config):
     allow_unverified: bool = setting(
         False, "also make what can be lowered but not run here; name and manifest say so"
     )
+    dry_run: bool = setting(
+        False, "write nothing; say what each file would take, and what is refused"
+    )
+    device: Path | None = setting(
+        None, "device description (TOML) that --dry-run predicts the speed of"
+    )
     overwrite: bool = setting(False, "replace --out if it exists")
 
     def check(self) -> None:
@@ -67,6 +78,10 @@ class ExportConfig(Config):
             raise ConfigError(
                 f"--block-size {size} is not a power of two; choose from 16, 32, 64, 128, 256"
             )
+        if self.device is not None and not self.dry_run:
+            raise ConfigError("--device is what --dry-run predicts for; give --dry-run too")
+        if self.data is not None and self.calibration_text is not None:
+            raise ConfigError("give --data or --calibration-text, not both")
         if not self.format:
             raise ConfigError("--format is empty; give onnx, executorch or gguf")
 

@@ -302,7 +302,7 @@ class _Demo:
             losses=self.losses,
             coverage=self.coverage,
             tokenizer=self.tokenizer,
-            verification=read_json(artefact / "verification.json")["checks"],
+            verification=read_json(artefact / "verification.json")["models"][0]["checks"],
             speed=[speed_row(row) for row in speed],
             machine=machine(speed[0]),
             commands=self.commands,

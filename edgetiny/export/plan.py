@@ -20,7 +20,7 @@ _DEFAULT_BLOCK = 32
 class Plan:
     """One file to be made: everything that decides its bytes but the weights.
 
-    layout: of onnx; `edgetiny` for the others.
+    layout: what a graph takes and gives; of executorch `portable` is without custom operations.
     kernel: of int8 and int4 linears: blocks of weights, or int8 per output channel with activations
     quantized per token.
     batch: the batch class: 1 is the latency plan, N > 1 the throughput plan. ONNX graphs stay
@@ -96,6 +96,24 @@ SUPPORT: tuple[Support, ...] = (
         "refused",
         "the ONNX lowerer has no 4-bit weights yet; choose int8",
     ),
+    Support(
+        "executorch",
+        "cpu",
+        ("fp32", "fp16", "int8", "int4"),
+        ("fp32",),
+        "any",
+        "proven",
+        "verified in ExecuTorch's runtime with XNNPACK; fp16 is widened to fp32 at each step: slow",
+    ),
+    Support(
+        "gguf",
+        "cpu",
+        ("fp32", "fp16", "int8", "int4"),
+        ("fp16",),
+        "any",
+        "proven",
+        "read back and run by our decoder; greedy text compared in llama.cpp by the tests",
+    ),
 )
 
 
@@ -103,6 +121,17 @@ def plans(config: ExportConfig, shape: ModelConfig) -> list[Plan]:
     """Return the files that the settings ask for, by format and then by batch class.
 
     Raises ConfigError, with the reason, for what cannot be made of this model.
+    """
+    made = candidates(config, shape)
+    for plan in made:
+        require(plan, allow_unverified=config.allow_unverified)
+    return made
+
+
+def candidates(config: ExportConfig, shape: ModelConfig) -> list[Plan]:
+    """Return the plans that the settings name, possible or not.
+
+    Raises ConfigError for a setting that none of them has a use for.
     """
     context = context_of(config.context, shape)
     made: list[Plan] = []
@@ -112,8 +141,6 @@ def plans(config: ExportConfig, shape: ModelConfig) -> list[Plan]:
             is_twin = format != "executorch" and any(_same_but_batch(plan, old) for old in made)
             if not is_twin:
                 made.append(plan)
-    for plan in made:
-        require(plan, allow_unverified=config.allow_unverified)
     _refuse_unused(config, made)
     return made
 
@@ -133,6 +160,11 @@ def require(plan: Plan, *, allow_unverified: bool) -> Support:
         raise ConfigError(
             f"{plan.name} cannot keep its cache in {plan.kv_dtype}; --kv may be"
             f" {' or '.join(row.kv_dtypes)}"
+        )
+    if plan.format == "gguf" and plan.block_size not in (0, _DEFAULT_BLOCK):
+        raise ConfigError(
+            f"{plan.name} has blocks of {_DEFAULT_BLOCK} weights, not {plan.block_size};"
+            " leave --block-size out"
         )
     if row.batches == "1" and plan.batch != 1:
         raise ConfigError(f"{plan.name} is refused: {row.reason}")
@@ -173,9 +205,7 @@ def folder_of(plan: Plan, made: Sequence[Plan]) -> str:
 
 
 def _of_format(config: ExportConfig, format: Format, context: int) -> Iterator[Plan]:
-    layout: Layout = config.layout or "portable"
-    if format != "onnx":
-        layout = "edgetiny"
+    layout = _layout(config, format)
     quantized = config.precision in ("int8", "int4")
     for batch in sorted(set(config.batch)) or [1]:
         if layout == "transformers-js" and batch != 1:
@@ -193,7 +223,19 @@ def _of_format(config: ExportConfig, format: Format, context: int) -> Iterator[P
         )
 
 
+def _layout(config: ExportConfig, format: Format) -> Layout:
+    """Return the layout: GGUF has one, ExecuTorch none of a browser's."""
+    if format == "gguf" or (format == "executorch" and config.layout == "transformers-js"):
+        return "edgetiny"
+    if config.layout is None:
+        return "portable" if format == "onnx" else "edgetiny"
+    return config.layout
+
+
 def _kernel(format: Format, layout: Layout, precision: Precision, batch: int) -> Kernel:
+    # XNNPACK multiplies eight-bit channels, no eight-bit blocks.
+    if format == "executorch" and precision == "int8":
+        return "dynamic"
     return "weight_only"
 
 
@@ -222,8 +264,8 @@ def _possible(format: Format) -> str:
 
 def _refuse_unused(config: ExportConfig, made: list[Plan]) -> None:
     """Raise ConfigError for a setting that none of the plans has a use for."""
-    if config.layout is not None and all(plan.format != "onnx" for plan in made):
-        raise ConfigError(f"--layout {config.layout} is of ONNX graphs; add --format onnx")
+    if config.layout is not None and all(plan.layout != config.layout for plan in made):
+        raise ConfigError(f"--layout {config.layout} is of none of these formats")
     if config.block_size is not None and all(plan.block_size == 0 for plan in made):
         raise ConfigError(
             f"--block-size {config.block_size} is of int8 and int4 weights;"

@@ -1,19 +1,26 @@
 """`edgetiny export`: a checkpoint lowered, packaged and verified, or nothing at all."""
 
+import functools
 import importlib
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from edgetiny.artefact import VERIFICATION, Artefact, ModelFile
-from edgetiny.checkpoint import Checkpoint, ModelConfig
+from edgetiny.checkpoint import Checkpoint
 from edgetiny.config.export import ExportConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.errors import ConfigError
-from edgetiny.export.package import model_file, write_companions, write_manifest
+from edgetiny.export.calibration import check_calibration, make_weights
+from edgetiny.export.dry_run import DryRunResult, dry_run
+from edgetiny.export.package import (
+    model_file,
+    open_tokenizer,
+    write_companions,
+    write_manifest,
+)
 from edgetiny.export.plan import Lowered, Plan, folder_of, plans
 from edgetiny.export.verify import (
     Verification,
@@ -23,14 +30,17 @@ from edgetiny.export.verify import (
     verify,
 )
 from edgetiny.files import atomic_folder, read_json, refuse_existing, write_json
-from edgetiny.quantize import Scheme, Weights
 
 _DEMO = Path("demo-out/demo.json")
 _DEMO_SCHEMA_VERSION = 1
 
-Lower = Callable[[Path, Weights, Plan, Callable[..., None]], Lowered]
+Lower = Callable[..., Lowered]
 # By format: a lowerer's package may be missing, so it is imported when it is needed.
-_LOWERERS = {"onnx": ("edgetiny.export.lower", "lower_onnx")}
+_LOWERERS = {
+    "onnx": ("edgetiny.export.lower", "lower_onnx"),
+    "executorch": ("edgetiny.export.executorch_lower", "lower_executorch"),
+    "gguf": ("edgetiny.export.gguf_write", "lower_gguf"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +72,29 @@ class ExportResult:
         return self.verification.summary()
 
 
-def run(config: ExportConfig, reporter: Reporter = QUIET) -> ExportResult:
+def run(config: ExportConfig, reporter: Reporter = QUIET) -> ExportResult | DryRunResult:
+    """Do what the settings ask for: an export, or a forecast of it. Raises as `export` does."""
+    source = config.source if config.source is not None else default_source(reporter)
+    checkpoint = Checkpoint.open(source)
+    if config.dry_run:
+        shape, _ = source_tensors(checkpoint, config.gqa_groups)
+        return dry_run(config, checkpoint, shape)
+    return export(config, checkpoint, config.out or default_out(source, config), reporter)
+
+
+def export(
+    config: ExportConfig, checkpoint: Checkpoint, out: Path, reporter: Reporter = QUIET
+) -> ExportResult:
     """Write the artefact and return it, opened.
 
     Raises CheckFailed, and leaves what stood at `out` before, if a model does not answer as the
     checkpoint does; ConfigError for settings that do not fit the model.
     """
-    source = config.source if config.source is not None else default_source(reporter)
-    checkpoint = Checkpoint.open(source)
-    out = config.out or default_out(source, config)
     refuse_existing(out, overwrite=config.overwrite)
     shape, tensors = source_tensors(checkpoint, config.gqa_groups)
     made = plans(config, shape)
-    lowerers = [lowerer_of(plan) for plan in made]
+    check_calibration(config, made, checkpoint)
+    lowerers = [lowerer_of(plan, checkpoint) for plan in made]
     _say_gqa(checkpoint, config.gqa_groups, reporter)
     asked = make_questions(checkpoint, shape, made, config.text)
     wanted = ask_checkpoint(checkpoint, shape, tensors, asked, reporter)
@@ -83,9 +103,12 @@ def run(config: ExportConfig, reporter: Reporter = QUIET) -> ExportResult:
         for plan, lower in zip(made, lowerers, strict=True):
             inside = folder_of(plan, made)
             (folder / inside).mkdir(exist_ok=True)
-            weights = make_weights(shape, tensors, plan, config)
-            with reporter.task(f"lowering to {plan.name}", total=len(tensors)) as task:
-                lowered = lower(folder / inside, weights, plan, task.advance)
+            with tempfile.TemporaryDirectory(prefix="edgetiny-") as scratch:
+                weights = make_weights(
+                    checkpoint, shape, tensors, plan, config, Path(scratch), reporter
+                )
+                with reporter.task(f"lowering to {plan.name}", total=len(tensors)) as task:
+                    lowered = lower(folder / inside, weights, plan, task.advance)
             models.append(model_file(plan, lowered, inside, shape))
         write_companions(folder, checkpoint, shape, made)
         write_manifest(folder, checkpoint, shape, models, gqa_groups=config.gqa_groups)
@@ -96,27 +119,17 @@ def run(config: ExportConfig, reporter: Reporter = QUIET) -> ExportResult:
     return ExportResult(Artefact.open(out), verification)
 
 
-def lowerer_of(plan: Plan) -> Lower:
+def lowerer_of(plan: Plan, checkpoint: Checkpoint) -> Lower:
     """Return the function that makes such a file.
 
     Raises ModuleNotFoundError, naming the package, if what it needs is not installed.
     """
     module, function = _LOWERERS[plan.format]
     lower: Lower = getattr(importlib.import_module(module), function)
+    if plan.format == "gguf":
+        # The only format whose file holds the tokenizer.
+        return functools.partial(lower, tokenizer=open_tokenizer(checkpoint.path))
     return lower
-
-
-def make_weights(
-    shape: ModelConfig, tensors: Mapping[str, Tensor], plan: Plan, config: ExportConfig
-) -> Weights:
-    """Return the weights as a plan wants them stored."""
-    scheme = Scheme(
-        precision=plan.precision,
-        kernel=plan.kernel,
-        block_size=plan.block_size or 32,
-        kv=plan.kv_dtype,
-    )
-    return Weights(shape, tensors, scheme)
 
 
 def _model_row(model: ModelFile) -> dict[str, Any]:

@@ -208,8 +208,12 @@ def verify_model(
 
 
 def open_model(folder: Path, model: ModelFile) -> Runtime:
-    """Return the runtime that runs one model of an artefact."""
+    """Return the runtime that runs one model of an artefact; GGUF is read back into ours."""
     shape = Artefact.open(folder).config
+    if model.format == "gguf":
+        from edgetiny.export.gguf_read import open_gguf
+
+        return open_gguf(folder, model, _threads(shape))
     return open_runtime(
         folder,
         runtime=cast(RuntimeName, model.format),

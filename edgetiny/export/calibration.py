@@ -1,0 +1,93 @@
+"""The weights as a plan stores them, after reading text where a scheme needs it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from edgetiny.checkpoint import Checkpoint, ModelConfig
+from edgetiny.config.export import ExportConfig
+from edgetiny.console import Reporter
+from edgetiny.data import Shards
+from edgetiny.errors import ConfigError
+from edgetiny.export.package import open_tokenizer
+from edgetiny.export.plan import Plan
+from edgetiny.quantize import Scheme, Weights, calibrate, calibration_windows
+from edgetiny.text import read_documents
+
+
+def scheme_of(plan: Plan, config: ExportConfig) -> Scheme:
+    """Return how a plan stores weights and cache."""
+    return Scheme(
+        precision=plan.precision,
+        kernel=plan.kernel,
+        block_size=plan.block_size or 32,
+        method=config.method if plan.precision == "int4" else "rtn",
+        kv=plan.kv_dtype,
+    )
+
+
+def needs_text(plan: Plan, config: ExportConfig) -> bool:
+    """Whether a plan's bytes depend on what a text makes of the model."""
+    return plan.kv_dtype == "int8" or (plan.precision == "int4" and config.method == "gptq")
+
+
+def check_calibration(config: ExportConfig, made: list[Plan], checkpoint: Checkpoint) -> None:
+    """Raise ConfigError if text is given that no plan reads, or is missing where one does."""
+    is_given = config.data is not None or config.calibration_text is not None
+    wanting = [plan for plan in made if needs_text(plan, config)]
+    if wanting and not is_given:
+        raise ConfigError(
+            f"{wanting[0].name} is calibrated on text: give --data SHARDS or --calibration-text"
+            " FILE"
+        )
+    if is_given and not wanting:
+        raise ConfigError(
+            "--data and --calibration-text are for --method gptq and --kv int8; nothing else here"
+            " reads them"
+        )
+    if config.method != "rtn" and all(plan.precision != "int4" for plan in made):
+        raise ConfigError(f"--method {config.method} is of int4 weights; give --precision int4")
+    if config.calibration_text is not None and open_tokenizer(checkpoint.path) is None:
+        raise ConfigError(f"--calibration-text cannot be read: {checkpoint.path} has no tokenizer")
+
+
+def make_weights(
+    checkpoint: Checkpoint,
+    shape: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    plan: Plan,
+    config: ExportConfig,
+    scratch: Path,
+    reporter: Reporter,
+) -> Weights:
+    """Return the weights as a plan stores them.
+
+    scratch: a folder for rounded matrices, which must live as long as what is returned.
+    """
+    scheme = scheme_of(plan, config)
+    if not needs_text(plan, config):
+        return Weights(shape, tensors, scheme)
+    windows = _windows(checkpoint, shape, plan, config)
+    with reporter.task("calibrating on text", total=shape.num_hidden_layers) as task:
+        return calibrate(shape, tensors, scheme, windows, scratch, task.advance)
+
+
+def _windows(
+    checkpoint: Checkpoint, shape: ModelConfig, plan: Plan, config: ExportConfig
+) -> Tensor:
+    window = min(512, plan.context)
+    if config.data is not None:
+        shards = Shards.open(config.data)
+        tokenizer = open_tokenizer(checkpoint.path)
+        if tokenizer is not None and tokenizer.sha256 != shards.tokenizer_sha256:
+            raise ConfigError(f"{config.data} was not made with the tokenizer of {checkpoint.path}")
+        return calibration_windows(shards.train.tokens, shape.bos_token_id, window=window)
+    assert config.calibration_text is not None
+    tokenizer = open_tokenizer(checkpoint.path)
+    assert tokenizer is not None
+    ids: list[int] = []
+    for document in read_documents([config.calibration_text]):
+        ids += tokenizer.encode(document.text)
+    return calibration_windows(np.array(ids, np.uint32), shape.bos_token_id, window=window)
