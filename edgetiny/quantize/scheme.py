@@ -19,7 +19,8 @@ class Scheme:
 
     precision: WeightPrecision
     kernel: Kernel = "weight_only"
-    """At int8: blocks of weights, or a scale per output channel and activations rounded too."""
+    """Weights alone in integers, or activations too. At int8 a scale per block or per output
+    channel accordingly; int4 is stored in blocks either way, and becomes channels when it loads."""
     block_size: int = 32
     """Weights that share a scale, a power of two. A scale per channel has no use for it."""
     method: Method = "rtn"
@@ -38,7 +39,7 @@ class Scheme:
             raise ConfigError(
                 f"method {self.method} is for int4; {self.precision} weights are rounded plainly"
             )
-        if self.kernel == "dynamic" and self.precision != "int8":
+        if self.kernel == "dynamic" and self.precision not in ("int8", "int4"):
             raise ConfigError(
                 f"the dynamic kernel multiplies int8 channels, not {self.precision} weights;"
                 " choose weight_only"
@@ -52,4 +53,4 @@ class Scheme:
     @property
     def is_per_channel(self) -> bool:
         """Whether a matrix has one scale per output channel."""
-        return self.kernel == "dynamic"
+        return self.kernel == "dynamic" and self.precision == "int8"

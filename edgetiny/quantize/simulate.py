@@ -92,7 +92,7 @@ def simulated(weights: Weights) -> Transformer:
     }
     model = build_model(config, LazyTensors(makers))
     for name, leaf in list(model.named_modules()):
-        if isinstance(leaf, nn.Linear) and scheme.is_per_channel:
+        if isinstance(leaf, nn.Linear) and scheme.kernel == "dynamic":
             model.set_submodule(name, DynamicLinear(leaf.weight, leaf.bias))
         elif isinstance(leaf, Attend) and weights.kv_scales is not None:
             model.set_submodule(name, ByteAttend(leaf, weights.kv_scales))

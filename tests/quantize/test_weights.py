@@ -82,7 +82,7 @@ def test_values_beyond_a_type_are_named(make_checkpoint):
     [
         ({"precision": "int8", "block_size": 48}, "48 is not a power of two"),
         ({"precision": "int8", "method": "gptq"}, "gptq is for int4"),
-        ({"precision": "int4", "kernel": "dynamic"}, "int8 channels"),
+        ({"precision": "fp16", "kernel": "dynamic"}, "int8 channels"),
     ],
 )
 def test_what_cannot_be_is_refused(scheme, said):
