@@ -7,6 +7,7 @@ Axes: B windows, T tokens of a window, D hidden size, H query heads, N = B * T t
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,6 +87,11 @@ class LayerReport:
 
     grouping: Grouping
     error: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a row of a table: groups as in `0+2, 1+3`."""
+        groups = ", ".join("+".join(map(str, group)) for group in self.grouping)
+        return {"groups": groups} | ({} if self.error is None else {"error": self.error})
 
 
 @torch.inference_mode()

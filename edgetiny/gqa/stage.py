@@ -49,9 +49,9 @@ def run(config: GqaConfig, reporter: Reporter = QUIET) -> Checkpoint:
     converted = convert(source, config, shards, reporter)
     metrics: dict[str, Any] = {"kv_heads_before": source.config.num_key_value_heads}
     if converted.reports:
-        metrics["groupings"] = [[list(g) for g in each.grouping] for each in converted.reports]
-        errors = [each.error for each in converted.reports if each.error is not None]
-        metrics |= {"layer_errors": errors} if errors else {}
+        metrics["layers"] = [
+            {"layer": layer} | report.as_json() for layer, report in enumerate(converted.reports)
+        ]
     if shards is not None:
         metrics |= _bits_before_and_after(source, converted, shards, config, reporter)
     with atomic_folder(config.out, overwrite=config.overwrite) as folder:

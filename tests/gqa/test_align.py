@@ -52,8 +52,8 @@ def test_disguised_copies_are_merged_without_a_loss(
     aligned = run(settings(source, shards, tmp_path / "aligned"))
     mean = run(settings(source, shards, tmp_path / "mean", pool="mean"))
     metrics = aligned.lineage["metrics"]
-    assert metrics["groupings"] == [[[0, 2], [1, 3]]] * 2
-    assert max(metrics["layer_errors"]) < 1e-9
+    assert [row["groups"] for row in metrics["layers"]] == ["0+2, 1+3"] * 2
+    assert max(row["error"] for row in metrics["layers"]) < 1e-9
     assert distance(source, aligned) < 1e-4 < 0.05 < distance(source, mean)
     assert metrics["bits_per_byte_after"] == pytest.approx(metrics["bits_per_byte_before"], 1e-5)
 
@@ -68,7 +68,7 @@ def test_biases_are_merged_as_the_weights_are(make_checkpoint, make_shards, tmp_
 
     source = make_checkpoint(bias=bias, edit=edit)
     result = run(settings(source, make_shards(), tmp_path / "out"))
-    assert result.lineage["metrics"]["groupings"] == [[[0, 1], [2, 3]]] * 2
+    assert [row["groups"] for row in result.lineage["metrics"]["layers"]] == ["0+1, 2+3"] * 2
     assert distance(source, result) < 1e-4
 
 
