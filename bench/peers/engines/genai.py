@@ -96,13 +96,15 @@ def _binding(folder: Path, work: Work) -> Timed:
     session = onnxruntime.InferenceSession(
         str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )
-    vocabulary = session.get_outputs()[0].shape[-1]
-    caches = {}
-    for spec in session.get_inputs():
-        if spec.name.startswith("past_key_values."):
-            _, heads, _, width = spec.shape
-            shape = (work.batch, heads, work.context, width)
-            caches[spec.name] = np.zeros(shape, _TYPES[spec.type])
+    # The graph names these axes; its configuration knows them.
+    model = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
+    decoder, vocabulary = model["decoder"], model["vocab_size"]
+    shape = (work.batch, decoder["num_key_value_heads"], work.context, decoder["head_size"])
+    caches = {
+        spec.name: np.zeros(shape, _TYPES[spec.type])
+        for spec in session.get_inputs()
+        if spec.name.startswith("past_key_values.")
+    }
 
     def step(ids: Ids, position: int) -> Ids:
         binding = session.io_binding()

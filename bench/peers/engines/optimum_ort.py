@@ -4,6 +4,7 @@ options: precision (fp32, int8). int8 is per channel for AVX512-VNNI; the head s
 does for its users.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def prepare(checkpoint: Path, folder: Path, options: Mapping[str, Any]) -> None:
         quantizer = ORTQuantizer.from_pretrained(plain, file_name="model.onnx")
         settings = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
         quantizer.quantize(save_dir=folder, quantization_config=settings, file_suffix="")
+        shutil.rmtree(plain)  # its loader takes the first model of that name
 
 
 def run(folder: Path, options: Mapping[str, Any], work: Work) -> Timed:
