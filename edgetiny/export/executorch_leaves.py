@@ -9,9 +9,10 @@ C cache capacity. Rows of the packed projection are heads: H of queries, G of ke
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 # Each registers its operations when imported.
+import torch.ao.quantization.fx._decomposed
+import torch.nn.functional as F
 import torchao.quantization.quant_primitives  # noqa: F401
 from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class EtLinear(nn.Module):
 class EtIntegerLinear(nn.Module):
     """A matrix product of integers: activations rounded to eight bits a token, as they come.
 
-    values: (N, K) int8; scales: (N, K / group), each of a `group` of inputs.
+    values: (N, K) int8; scales: (N, K / group), each of a `group` of inputs, or (N,).
     columns: inputs that there are; K is more where the last block was filled up with zeros.
     """
 
@@ -83,27 +84,29 @@ class EtIntegerLinear(nn.Module):
         if x.shape[-1] < n_inputs:
             x = F.pad(x, (0, n_inputs - x.shape[-1]))
         block = [1, 1, n_inputs]
+        integers = torch.ops.quantized_decomposed
         scale, zero = torch.ops.torchao.choose_qparams_affine(
             x, "ASYMMETRIC", block, torch.int8, -128, 127, 1e-6, torch.float32, torch.int8
         )
-        rounded = torch.ops.torchao.quantize_affine(x, block, scale, zero, torch.int8, -128, 127)
-        whole: Tensor = torch.ops.torchao.dequantize_affine(
-            rounded, block, scale, zero, torch.int8, -128, 127, torch.float32
+        rounded = integers.quantize_per_token(x, scale, zero, -128, 127, torch.int8)
+        whole: Tensor = integers.dequantize_per_token(
+            rounded, scale, zero, -128, 127, torch.int8, torch.float32
         )
         return whole
 
     def product(self, x: Tensor) -> Tensor:
         """Return the product of what `prepare` gave."""
+        # The operations of fewest parts, of those that XNNPACK knows: each is traced many times.
+        integers = torch.ops.quantized_decomposed
         values, scales = self.get_buffer("values"), self.get_buffer("scales")
-        weight = torch.ops.torchao.dequantize_affine(
-            values,
-            [1, values.shape[1] // scales.shape[1]],
-            scales,
-            self.get_buffer("zeros"),
-            torch.int8,
-            *self.limits,
-            torch.float32,
-        )
+        zeros, low_high = self.get_buffer("zeros"), (*self.limits, torch.int8)
+        if scales.ndim == 1:
+            weight = integers.dequantize_per_channel(values, scales, zeros, 0, *low_high)
+        else:
+            group = values.shape[1] // scales.shape[1]
+            weight = integers.dequantize_per_channel_group(
+                values, scales, zeros, *low_high, group, torch.float32
+            )
         bias = None if self.bias is None else self.get_buffer("bias")
         return F.linear(x, weight, bias)
 
@@ -277,7 +280,7 @@ def linear(weight: Stored, bias: Tensor | None, *, rows: int | None = None) -> L
     if isinstance(weight, Tensor):
         return EtLinear(weight, bias)
     if isinstance(weight, ChannelWeight):
-        scales = _positive(weight.scales)[:, None]
+        scales = _positive(weight.scales)
         return EtIntegerLinear(weight.data, scales, bias, bits=8, columns=weight.data.shape[1])
     values = (unpack(weight.data, weight.bits).to(torch.int16) - middle(weight.bits)).flatten(1)
     values, scales = values.to(torch.int8), _positive(weight.scales.float())
