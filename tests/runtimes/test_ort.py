@@ -11,13 +11,13 @@ from edgetiny.runtimes import EagerRuntime, open_runtime
 pytest.importorskip("onnxruntime")
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_checkpoint, tmp_path_factory):
+@pytest.fixture(scope="module", params=["portable", "edgetiny"])
+def folder(request, tiny_checkpoint, tmp_path_factory):
     from edgetiny.config.export import ExportConfig
     from edgetiny.export.stage import run
 
     out = tmp_path_factory.mktemp("artefact") / "tiny-fp32"
-    run(ExportConfig(source=tiny_checkpoint.path, out=out, precision="fp32"))
+    run(ExportConfig(source=tiny_checkpoint.path, out=out, precision="fp32", layout=request.param))
     return out
 
 
@@ -63,6 +63,32 @@ def greedy(runtime, tokens, lengths):
     for _ in range(20):
         ids.append(runtime.step(ids[-1][:, None])[:, 0].argmax(-1))
     return np.stack(ids, axis=1)
+
+
+def test_greedy_steps_are_the_likeliest_of_the_steps(runtime, tokens):
+    ids = runtime.prefill(tokens, np.array([12, 1, 7])).argmax(-1)[:, None]
+    expected = runtime.step(ids).argmax(-1)
+    runtime.rewind(12)
+    runtime.prefill(tokens, np.array([12, 1, 7]))
+    given = runtime.greedy_step(ids)
+    np.testing.assert_array_equal(given, expected)
+    kept = given.copy()
+    following = runtime.greedy_step(given)
+    # What was handed out is the caller's: later steps leave it alone.
+    np.testing.assert_array_equal(given, kept)
+    assert following.shape == (3, 1)
+    with pytest.raises(ConfigError, match="one token a sequence"):
+        runtime.greedy_step(tokens[:, :2])
+    with pytest.raises(ConfigError, match="outside the vocabulary"):
+        runtime.greedy_step(np.full((3, 1), 512))
+
+
+def test_logits_that_were_handed_out_are_left_alone_by_later_steps(runtime, tokens):
+    runtime.prefill(tokens, np.full(3, 12))
+    first = runtime.step(tokens[:, :1])
+    kept = first.copy()
+    runtime.step(tokens[:, 1:2])
+    np.testing.assert_array_equal(first, kept)
 
 
 def test_a_context_can_be_filled_to_its_last_token(runtime):
