@@ -20,12 +20,20 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     argument: bool = False,
+    flag: str | None = None,
 ) -> Any:
     """Declare one setting: its default (required if absent), its help line, its bounds.
 
     argument: a positional argument on the command line instead of a `--flag`.
+    flag: the flag's name where Python cannot have it as a field's, such as `--from`.
     """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "argument": argument}
+    metadata = {
+        "help": help,
+        "minimum": minimum,
+        "maximum": maximum,
+        "argument": argument,
+        "flag": flag,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -104,7 +112,7 @@ def flag_name(spec: Field[Any]) -> str:
     """Return how a setting is written on the command line: `--hidden-size`, or `CHECKPOINT`."""
     if spec.metadata["argument"]:
         return spec.name.upper()
-    return "--" + spec.name.replace("_", "-")
+    return spec.metadata.get("flag") or "--" + spec.name.replace("_", "-")
 
 
 def read_recipe(path: Path, stage: str) -> dict[str, Any]:

@@ -3,9 +3,14 @@
 The file is described in docs/formats/design.md.
 """
 
+import re
 from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from edgetiny.config.base import Config, setting
+from edgetiny.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,3 +34,136 @@ class DesignTable(Config):
     reference_tok_per_s_per_sequence: float | None = setting(
         None, "what others measured, for the report", minimum=0.0
     )
+
+
+DesignPrecision = Literal["fp32", "fp16", "int8", "int4"]
+
+# What each way of asking does not use; a setting that would do nothing is refused.
+_RULES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "expansion",
+    "ffn_multiple",
+    "head_dim",
+    "query_heads_per_kv_head",
+    "tie_word_embeddings",
+)
+_LIMITS = ("max_pehf", "min_tok_s", "max_mb", "max_ram_mb")
+_UNUSED = {
+    "params": ("text",),
+    "source": _RULES,
+    "preset": (*_RULES, *_LIMITS, "vocab", "text"),
+}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+_SPEED = ("min_tok_s", "reached_share", "layer_overhead_us")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DesignConfig(Config):
+    """Exactly one of `params`, `source` (`--from`) and `preset` says what is asked."""
+
+    stage: ClassVar[str] = "design"
+
+    params: str | None = setting(None, "parameters to design for, such as 1B or 350M")
+    source: Path | None = setting(
+        None,
+        "or: checkpoint to make a smaller one of; chooses all sizes and the precision for the"
+        " promises below, and writes the recipe",
+        flag="--from",
+    )
+    preset: str | None = setting(None, "or: a published shape; a name that is none lists them")
+    vocab: int | None = setting(
+        None, "rows of embedding and head; required with --params, chosen with --from", minimum=32
+    )
+    device: Path | None = setting(None, "device description (TOML); adds the predicted speed")
+    out: Path | None = setting(
+        None, "design to write (TOML); with --from the recipe that makes the model"
+    )
+    num_hidden_layers: int | None = setting(
+        None, "depth (default: near 20, as the paper recommends at 1B)", minimum=1
+    )
+    hidden_size: int | None = setting(None, "width; solved for if not given", minimum=8)
+    expansion: float | None = setting(None, "FFN width over width (default: 8/3)", minimum=0.5)
+    ffn_multiple: int | None = setting(
+        None,
+        "round the FFN up to a multiple of (default: 256; 64 if narrower than 1024)",
+        minimum=1,
+    )
+    head_dim: int | None = setting(
+        None, "width of a head (default: 128; 64 if narrower than 1024, 32 below 256)", minimum=2
+    )
+    query_heads_per_kv_head: int | None = setting(
+        None, "query heads that share a key/value head (default: 1)", minimum=1
+    )
+    tie_word_embeddings: bool | None = setting(
+        None, "one tensor for embedding and head (default: only if --max-pehf needs it)"
+    )
+    max_pehf: float | None = setting(
+        None,
+        "largest share of embedding and head in the parameters (default: 0.2)",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    precision: tuple[DesignPrecision, ...] = setting(
+        (),
+        "weights to count or, with --from, to choose from; repeat for more (default: fp16, int8,"
+        " int4)",
+    )
+    kv: Literal["fp32", "fp16", "int8"] = setting("fp32", "storage of the key/value cache")
+    batch: int = setting(1, "sequences decoded together", minimum=1)
+    context: int = setting(512, "tokens that the cache holds, for memory and speed", minimum=2)
+    min_tok_s: float | None = setting(
+        None, "promise: predicted tokens a second, summed over the batch", minimum=0.0
+    )
+    max_mb: float | None = setting(None, "promise: bytes of the weights / 1e6", minimum=0.0)
+    max_ram_mb: float | None = setting(
+        None, "promise: bytes of weights, cache and logits / 1e6", minimum=0.0
+    )
+    reached_share: float | None = setting(
+        None,
+        "share of the device's limit that the engine reaches (default: 0.75 in fp32 and fp16, 0.6"
+        " in int8, 0.5 in int4)",
+        minimum=0.01,
+        maximum=1.0,
+    )
+    layer_overhead_us: float | None = setting(
+        None, "time of a layer beside that, in microseconds (default: 70)", minimum=0.0
+    )
+    text: tuple[Path, ...] = setting((), "text that the recipe's steps read; repeat for more")
+    overwrite: bool = setting(False, "replace --out if it exists")
+
+    def check(self) -> None:
+        asked = [name for name in _UNUSED if getattr(self, name) is not None]
+        if len(asked) != 1:
+            raise ConfigError("give one of --params, --from and --preset: what to design")
+        for name in _UNUSED[asked[0]]:
+            if getattr(self, name) not in (None, ()):
+                flag = "--from" if asked[0] == "source" else f"--{asked[0]}"
+                raise ConfigError(f"--{name.replace('_', '-')} does nothing with {flag}")
+        if self.device is None:
+            for name in _SPEED:
+                if getattr(self, name) is not None:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise ConfigError(f"{flag} needs --device: the machine to predict for")
+        if self.params is not None:
+            parse_size(self.params)
+            if self.vocab is None:
+                raise ConfigError("--params needs --vocab: the rows of embedding and head")
+        if self.source is not None and all(
+            promise is None for promise in (self.min_tok_s, self.max_mb, self.max_ram_mb)
+        ):
+            raise ConfigError("--from needs a promise: --min-tok-s, --max-mb or --max-ram-mb")
+        if self.text and self.out is None:
+            raise ConfigError("--text is for the recipe; give --out as well")
+
+
+def parse_size(text: str) -> int:
+    """Return a number of parameters: 1B, 1.5b, 350M, 800K or digits.
+
+    Raises ConfigError for anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb]?)", text.strip().lower())
+    size = int(Decimal(match[1]) * _UNITS[match[2]]) if match else 0
+    if size < 1:
+        raise ConfigError(f"--params {text} is no size; write it like 350M, 1.5B or 1500000")
+    return size

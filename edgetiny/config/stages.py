@@ -4,6 +4,7 @@ from edgetiny.config.base import Config
 from edgetiny.config.compare import CompareConfig, GateConfig
 from edgetiny.config.data import DataBuildConfig
 from edgetiny.config.demo import DemoConfig, DeviceConfig, DoctorConfig
+from edgetiny.config.design import DesignConfig
 from edgetiny.config.export import ExportConfig, VerifyConfig
 from edgetiny.config.model import GqaConfig, InheritConfig, InitConfig, InspectConfig
 from edgetiny.config.run import BenchConfig, EvalConfig, GenerateConfig
@@ -28,6 +29,7 @@ STAGES: dict[str, type[Config]] = {
         TokenizerEncodeConfig,
         TokenizerDecodeConfig,
         DataBuildConfig,
+        DesignConfig,
         InitConfig,
         InspectConfig,
         InheritConfig,
