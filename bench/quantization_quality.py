@@ -69,22 +69,23 @@ class Case:
         return self.cache or self.scheme.kv
 
 
-def cases() -> Iterator[Case]:
-    """Yield the rows of the table."""
+def cases(block_sizes: list[int]) -> Iterator[Case]:
+    """Yield the rows of the table; the first block size is the one looked at most."""
     for kv in ("fp32", "int8"):
         for kernel in ("weight_only", "dynamic"):
             scheme = Scheme(precision="int8", kernel=kernel, kv=kv)  # type: ignore[arg-type]
             yield Case(scheme=scheme, bar=kv == "int8")
-    yield Case(scheme=Scheme(precision="int8", block_size=128))
     yield Case(scheme=Scheme(precision="int8", kv="int8"), cache="int8, a scale a layer")
-    for block_size in (32, 64, 128):
+    for block_size in block_sizes:
         plain = Scheme(precision="int4", block_size=block_size)
         yield Case(scheme=plain)
-        if block_size == 32:
+        if block_size == block_sizes[0]:
             yield Case(scheme=plain, rounding="least squares")
         yield Case(scheme=Scheme(precision="int4", block_size=block_size, method="hqq"))
         yield Case(scheme=Scheme(precision="int4", block_size=block_size, method="gptq"), bar=True)
-    yield Case(scheme=Scheme(precision="int4", method="gptq", kv="int8"), bar=True)
+    for kernel in ("weight_only", "dynamic"):
+        best = Scheme(precision="int4", method="gptq", kernel=kernel, kv="int8")  # type: ignore[arg-type]
+        yield Case(scheme=best, bar=True)
 
 
 @dataclass
@@ -227,10 +228,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="shard folder")
-    parser.add_argument("--tokens-per-group", type=int, default=16_384, help="held-out tokens")
+    parser.add_argument("--tokens-per-group", type=int, default=4096, help="held-out tokens")
     parser.add_argument("--calibration-tokens", type=int, default=16_384)
     parser.add_argument("--context", type=int, default=256, help="tokens of a window")
     parser.add_argument("--batch-size", type=int, default=20)
+    parser.add_argument("--block-size", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--write", type=Path, help="results, without suffix")
     options = parser.parse_args()
     checkpoint, shards = Checkpoint.open(options.checkpoint), Shards.open(options.data)
@@ -242,7 +244,10 @@ def main() -> None:
     )
     full = Weights(checkpoint.config, checkpoint.state_dict(), Scheme(precision="fp32"))
     plain = score(simulated(full), shards, options)
-    rows = [measure(case, checkpoint, tokens, shards, plain, options) for case in cases()]
+    rows = [
+        measure(case, checkpoint, tokens, shards, plain, options)
+        for case in cases(options.block_size)
+    ]
     facts = {
         "model": checkpoint.summary()["shape"],
         "fp32": ", ".join(f"{name} {value:.4f}" for name, value in plain.items())

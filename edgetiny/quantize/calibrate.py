@@ -77,22 +77,25 @@ class _Passage:
     @torch.inference_mode()
     def through(self, index: int) -> None:
         """Round one layer's matrices, note its keys and values, and move on to what it gives."""
-        layer = Layer(self._config, index).eval()
         prefix = f"model.layers.{index}."
-        layer.load_state_dict(
-            {name: self._tensors[prefix + name].float() for name in layer.state_dict()}
-        )
+        with torch.device("meta"):
+            layer = Layer(self._config, index)
+        weights = {name: self._tensors[prefix + name].float() for name in layer.state_dict()}
+        layer.load_state_dict(weights, assign=True)
+        del weights
         linears = {
             name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)
         }
         hessians = self._hessians(layer, linears) if self._scheme.method == "gptq" else {}
         for name, module in linears.items():
             full = f"{prefix}{name}.weight"
+            rounded: Stored
             if name in hessians:
                 rounded = self._round(full, module.weight, hessians[name])
-                module.weight.copy_(as_fp32(rounded))
             else:
-                module.weight.copy_(as_fp32(self._plain.linear(full)))
+                rounded = self._plain.linear(full)
+            # Set, not copied: fp32 weights are the checkpoint's own memory map.
+            module.weight = nn.Parameter(as_fp32(rounded), requires_grad=False)
         self._advance(layer)
 
     @torch.inference_mode()

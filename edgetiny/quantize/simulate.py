@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgetiny.checkpoint import LazyTensors, parameter_shapes
 from edgetiny.model import Attend, Rotary, Sequence, Transformer, build_model
 from edgetiny.quantize.blocks import BlockWeight, dequantize
-from edgetiny.quantize.channels import ChannelWeight, dequantize_channels
+from edgetiny.quantize.channels import ChannelWeight, dequantize_channels, quantize_channels
 from edgetiny.quantize.kv import KVScales, round_to_bytes
 from edgetiny.quantize.weights import Stored, Weights
 
@@ -93,7 +93,9 @@ def simulated(weights: Weights) -> Transformer:
     model = build_model(config, LazyTensors(makers))
     for name, leaf in list(model.named_modules()):
         if isinstance(leaf, nn.Linear) and scheme.kernel == "dynamic":
-            model.set_submodule(name, DynamicLinear(leaf.weight, leaf.bias))
+            # Blocks of four bits become channels of eight when they are loaded for this kernel.
+            weight = dequantize_channels(quantize_channels(leaf.weight.detach()))
+            model.set_submodule(name, DynamicLinear(weight, leaf.bias))
         elif isinstance(leaf, Attend) and weights.kv_scales is not None:
             model.set_submodule(name, ByteAttend(leaf, weights.kv_scales))
     return model

@@ -97,6 +97,14 @@ def test_the_same_text_gives_the_same_bytes(tiny_checkpoint, tokens, tmp_path):
     assert torch.equal(found[0][1], found[1][1])
 
 
+def test_the_checkpoint_stays_as_it_was(tiny_checkpoint, tokens, tmp_path):
+    tensors = tiny_checkpoint.state_dict()
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    scheme = Scheme(precision="int4", method="gptq", kv="int8")
+    calibrate(tiny_checkpoint.config, tensors, scheme, tokens, tmp_path)
+    assert all(torch.equal(tensors[name], before[name]) for name in before)
+
+
 def test_ids_beyond_the_vocabulary_are_refused(tiny_checkpoint, tokens, tmp_path):
     with pytest.raises(DataError, match=r"has id 600.*vocabulary is 512"):
         calibrated(

@@ -21,6 +21,7 @@ def test_full_precision_changes_nothing(tiny_checkpoint):
         ({"precision": "int8"}, 0.04),
         ({"precision": "int8", "kernel": "dynamic"}, 0.1),
         ({"precision": "int4"}, 0.5),
+        ({"precision": "int4", "kernel": "dynamic"}, 0.5),
     ],
 )
 def test_logits_are_near_and_not_the_same(tiny_checkpoint, scheme, most):
@@ -31,6 +32,19 @@ def test_logits_are_near_and_not_the_same(tiny_checkpoint, scheme, most):
         found = simulated(Weights(tiny_checkpoint.config, tensors, Scheme(**scheme)))(tokens)
     error = float((found - wanted).std() / wanted.std())
     assert 0 < error < most
+
+
+def test_four_bits_multiplied_as_channels_lose_more_than_as_blocks(tiny_checkpoint):
+    tensors = tiny_checkpoint.state_dict()
+    kernels = ("weight_only", "dynamic")
+    one, other = (
+        simulated(
+            Weights(tiny_checkpoint.config, tensors, Scheme(precision="int4", kernel=kernel))
+        ).get_submodule("model.layers.0.mlp.up_proj")
+        for kernel in kernels
+    )
+    error = (one.weight - other.weight).abs()
+    assert 0 < error.max() <= one.weight.abs().max() / 127 * 0.5001
 
 
 @pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])
