@@ -118,14 +118,17 @@ class Measurement:
                         self._run(cell, which, phase, number, slot, self.protocol.new_tokens)
 
     def find(self, phase: str, cell: Cell, setting: Setting) -> list[Row]:
-        """Return the stored runs of a setting as it is now."""
+        """Return the stored runs of a setting as it is now, with as many tokens as now."""
         identity = self._converted.identity(setting)
+        protocol = self.protocol
+        new_tokens = protocol.screen_tokens if phase == "screen" else protocol.new_tokens
         return [
             row
             for row in self.store.rows
             if row["phase"] == phase
             and (row["model"], row["batch"], row["bits"]) == (cell.model, cell.batch, cell.bits)
             and (row["setting"], row["identity"]) == (setting.name, identity)
+            and row["new_tokens"] == new_tokens
         ]
 
     def _run(

@@ -75,7 +75,6 @@ def report(
             row
             for each in (*of_cell(cell, settings), REFERENCE)
             for row in measurement.find("round", cell, each)
-            if row["new_tokens"] == measurement.protocol.new_tokens
         ]
         contestants = {row["setting"] for row in rounds} & facts.keys()
         if contestants:
