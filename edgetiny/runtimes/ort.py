@@ -91,7 +91,7 @@ class OrtRuntime:
                 " export it again with a larger --context"
             )
         threads = threads or cores()
-        session = _open_session(path / model.name, threads)
+        session = open_session(path / model.name, threads)
         return cls(artefact, model, session, context or longest, threads)
 
     def prepare(self, batch: int) -> None:
@@ -186,7 +186,11 @@ class OrtRuntime:
         )
 
 
-def _open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Return a graph loaded with the settings that decoding is fastest with.
+
+    Raises ArtefactError for a graph that this onnxruntime does not know.
+    """
     for name, value in _ATTENTION.items():
         os.environ.setdefault(name, value)
     options = onnxruntime.SessionOptions()
