@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -98,3 +100,13 @@ def test_rows_in_parts_are_the_rows_at_once():
     assert torch.equal(found.data, whole.data)
     assert torch.equal(found.scales, whole.scales)
     assert (found.bits, found.columns) == (4, 2**15)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_zero_points_move_what_stands_for_zero(bits):
+    quantized = quantize_blocks(torch.randn(3, 96), 32, bits)
+    zero_points = torch.tensor([[1, 2, 3]] * 3, dtype=torch.uint8)
+    moved = replace(quantized, zero_points=pack(zero_points, bits))
+    shift = (2 ** (bits - 1) - zero_points) * quantized.scales.float()  # (3, 3)
+    wanted = dequantize(quantized) + shift.repeat_interleave(32, dim=1)
+    torch.testing.assert_close(dequantize(moved), wanted)
