@@ -83,6 +83,8 @@ class ExecutorchRuntime:
         file = path / model.name
         try:
             module = portable_lib._load_for_executorch(str(file))
+            # Loading alone hardly looks at the file.
+            module.method_meta("forward")
         except RuntimeError as error:
             raise ArtefactError(
                 f"executorch {version('executorch')} cannot load {file}: {error}"
