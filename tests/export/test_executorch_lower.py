@@ -88,6 +88,7 @@ def logits_of(path, tokens, prompt):
     return torch.stack(rows, dim=1)  # (B, 1 + n, V)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "batch", "layout", "settings"),
     [
@@ -130,6 +131,7 @@ def test_a_program_answers_as_the_decoder_does(tmp_path, precision, batch, layou
         assert lowered.facts["delegated_share"] > LEAST_DELEGATED
 
 
+@pytest.mark.slow
 def test_identical_inputs_give_identical_bytes(tmp_path):
     made = []
     for name in ("one", "other"):
