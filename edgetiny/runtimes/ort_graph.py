@@ -47,6 +47,8 @@ class Stepper:
     ) -> None:
         batch = len(next(iter(cache.values())))
         self._session = session
+        # A binding knows addresses only: what lies there has to live as long as it.
+        self._cache = cache
         self._last = np.zeros(batch, np.int32)
         self._total = np.zeros(1, np.int32)
         self._rows = np.arange(batch)

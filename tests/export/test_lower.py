@@ -210,3 +210,16 @@ def test_a_browser_finds_its_own_file_names(tiny_config, tmp_path, tokens):
     assert files == ["model_q4.onnx", "model_q4.onnx_data"]
     assert sorted(path.name for path in tmp_path.iterdir()) == files
     answers(tmp_path, tiny_config, tokens, file="model_q4.onnx")
+
+
+def test_a_stepper_keeps_its_cache_alive(tiny_config, tmp_path, tokens):
+    import gc
+
+    lowered(tmp_path, tiny_config, PLAN)
+    graph = graph_of(tmp_path)
+    stepper = graph.stepper(graph.new_cache(3, 16))
+    gc.collect()
+    for at in range(tokens.shape[1]):
+        logits, _ = stepper.step(tokens[:, at : at + 1], np.full(3, at + 1))
+    wanted = logits_of(tiny_config, PLAN, tokens)[:, -1]
+    np.testing.assert_allclose(logits, wanted, atol=1e-4)
