@@ -22,7 +22,7 @@ DEFAULT_PRECISIONS: tuple[DesignPrecision, ...] = ("fp16", "int8", "int4")
 
 # What an engine reaches of the roofline of one step, and what a layer costs beside it. Fitted to
 # seven models and precisions in onnxruntime on one 2-core x86 machine, within 10%
-# (docs/results/paper_shapes.md); another engine or device differs, and flags say so.
+# (docs/design.md); another engine or device differs, and flags say so.
 _REACHED: Mapping[Precision, float] = {"fp32": 0.75, "fp16": 0.75, "int8": 0.6, "int4": 0.5}
 _LAYER_OVERHEAD_S = 70e-6
 
