@@ -90,8 +90,12 @@ class Converted:
         return None if error is None else f"conversion: {error}"
 
     def facts(self, model: str, setting: Setting) -> Mapping[str, Any]:
-        """Return bytes, seconds and versions of a conversion; nothing if there is none."""
-        return self._state(model, setting) or {}
+        """Return bytes, seconds and versions of a conversion as it lies there; {} if it failed."""
+        path = self.folder(model, setting) / _DONE
+        if not path.is_file():
+            return {}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
 
     def _state(self, model: str, setting: Setting) -> dict[str, Any] | None:
         for name in (_DONE, _FAILED):

@@ -118,18 +118,20 @@ class Measurement:
                         self._run(cell, which, phase, number, slot, self.protocol.new_tokens)
 
     def find(self, phase: str, cell: Cell, setting: Setting) -> list[Row]:
-        """Return the stored runs of a setting as it is now, with as many tokens as now."""
-        identity = self._converted.identity(setting)
+        """Return the stored runs of a setting as it was last measured, with as many tokens as now.
+
+        Runs of an earlier setting, pins or code are left out: nothing is averaged across them.
+        """
         protocol = self.protocol
         new_tokens = protocol.screen_tokens if phase == "screen" else protocol.new_tokens
-        return [
+        found = [
             row
             for row in self.store.rows
             if row["phase"] == phase
             and (row["model"], row["batch"], row["bits"]) == (cell.model, cell.batch, cell.bits)
-            and (row["setting"], row["identity"]) == (setting.name, identity)
-            and row["new_tokens"] == new_tokens
+            and (row["setting"], row["new_tokens"]) == (setting.name, new_tokens)
         ]
+        return [row for row in found if row["identity"] == found[-1]["identity"]]
 
     def _run(
         self, cell: Cell, setting: Setting, phase: str, number: int, slot: int, new_tokens: int

@@ -7,7 +7,7 @@ from pathlib import Path
 from peers.models import SHAPES
 from peers.settings import BATCHES, BITS
 
-STEPS = ("prepare", "screen", "rounds", "stability")
+STEPS = ("prepare", "screen", "rounds", "stability", "page")
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -33,7 +33,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--python", action="append", default=[], metavar="ENVIRONMENT=PATH", help="made before")
     add("--llama-build", type=Path, help="a build tree of llama.cpp made before")
     add("--retry", action="store_true", help="try again what failed before")
-    add("--step", action="append", choices=STEPS, help="only this; repeat for more")
+    add("--step", action="append", choices=STEPS, help="only this (page: write); repeat for more")
     add("--stability", action="store_true", help="as --step prepare --step stability")
     add("--write", type=Path, help="page without its suffix: .md and .json are written")
     options = parser.parse_args(arguments)

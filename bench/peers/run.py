@@ -1,6 +1,6 @@
 """Ours beside the engines that others made, in one command; see docs/peers.md.
 
-    python bench/peers/run.py --work DIR --ours b20=export/recipes/cpu-throughput.toml \
+    python bench/peers/run.py --work DIR --ours b20=export/recipes/server_cpu_batch20.toml \
         --write docs/results/peers
 
 A killed run goes on where it was when it is called again with the same --work.

@@ -14,7 +14,7 @@ from peers.work import Timed, Work
 
 _SHAPES = (((1920, 640), (640, 640), (1776, 640), (1776, 640), (640, 1776)), (16_000, 640))
 _LAYERS = 20
-_TOKENS = 150
+_TOKENS = 60
 
 
 def prepare(checkpoint: Path, folder: Path, options: Mapping[str, Any]) -> None:
