@@ -131,10 +131,10 @@ def design_subject(
 
     Raises ConfigError for a runtime or precision that random weights do not run in.
     """
-    if runtime == "onnx":
+    if runtime in ("onnx", "executorch"):
         raise ConfigError(
-            f"--runtime onnx runs an artefact, and {design.name} is a shape alone; give --runtime"
-            " eager or --runtime graph"
+            f"--runtime {runtime} runs an artefact, and {design.name} is a shape alone; give"
+            " --runtime eager or --runtime graph"
         )
     check_device(device, precision)
     if precision == "int8" and runtime == "eager" and device == "cuda":
@@ -169,9 +169,9 @@ def _of_checkpoint(
     runtime: RuntimeName,
     device: PeakDevice,
 ) -> Subject:
-    if runtime == "onnx":
+    if runtime in ("onnx", "executorch"):
         raise ConfigError(
-            f"--runtime onnx runs an artefact, and {name} is a checkpoint; export it first"
+            f"--runtime {runtime} runs an artefact, and {name} is a checkpoint; export it first"
         )
     if precision == "int8" and runtime == "eager":
         raise ConfigError(
@@ -232,16 +232,19 @@ def _of_artefact(
             f"--precision does not apply to the artefact {source}: it keeps the precision of its"
             " export; leave it out"
         )
-    if set(runtimes) - {"onnx"}:
+    manifest = read_manifest(source)
+    models = models_of(source, manifest)
+    format = runtimes[0] if runtimes else models[0].format
+    if set(runtimes) - {"onnx", "executorch"} or len(set(runtimes)) > 1:
         raise ConfigError(
-            f"{source} is an artefact: it runs in the onnx runtime; --runtime eager and graph take"
-            " the checkpoint that it was exported from"
+            f"{source} is an artefact: it runs in the {models[0].format} runtime; --runtime eager"
+            " and graph take the checkpoint that it was exported from"
         )
     if device != "cpu":
         raise DeviceError(f"{source} is an artefact for the CPU; measure it with --device cpu")
-    manifest = read_manifest(source)
     config = ModelConfig.from_hf(read_json(source / "config.json", error=ArtefactError))
-    model = pick(models_of(source, manifest), source, "onnx", 1)
+    model = pick(models, source, format, 1)
+    largest = max((each.max_batch or 0 for each in models if each.format == format), default=0)
     # onnxruntime has no fp16 product on a CPU: it casts the weights once, at loading.
     held = model.compute_dtype if model.precision == "fp16" else model.precision
     return Subject(
@@ -254,10 +257,10 @@ def _of_artefact(
         kv_precision=cast(Precision, model.kv_dtype),
         table_precision=cast(Precision, held),
         block_size=model.block_size or 1,
-        max_batch=model.max_batch,
+        max_batch=largest if model.max_batch else None,
         max_context=model.context,
         size_bytes=sum(manifest["files"][name]["bytes"] for name in model.files),
-        runtime="onnx",
+        runtime=cast(RuntimeName, format),
         device="cpu",
     )
 

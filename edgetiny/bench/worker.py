@@ -108,7 +108,13 @@ def _open(subject: Mapping[str, Any], protocol: Protocol, threads: int) -> Runti
     name, precision, device = subject["runtime"], subject["precision"], subject["device"]
     config = ModelConfig.from_hf(subject["config"])
     if subject["kind"] == "artefact":
-        return open_runtime(subject["path"], context=protocol.context, threads=threads)
+        return open_runtime(
+            subject["path"],
+            runtime=name,
+            context=protocol.context,
+            threads=threads,
+            max_batch=protocol.batch,
+        )
     if subject["kind"] == "checkpoint":
         return open_runtime(
             subject["path"],
@@ -160,7 +166,7 @@ def _import_engine(subject: Mapping[str, Any]) -> None:
 
 
 def _versions(engine: str) -> dict[str, str]:
-    packages = ["onnxruntime" if engine == "onnxruntime" else "torch", "numpy"]
+    packages = [engine if engine in ("onnxruntime", "executorch") else "torch", "numpy"]
     found = {"python": platform.python_version()}
     for package in packages:
         try:
