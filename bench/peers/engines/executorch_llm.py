@@ -7,6 +7,7 @@ at once; with a static batch, the prompt goes in token by token.
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,17 +111,15 @@ def _export_by_command(
 ) -> None:
     import torch
 
-    weights = folder / "weights.pth"  # the only format that the exporter reads
-    torch.save(renamed_weights(checkpoint), weights)
     settings = {
-        "base.checkpoint": weights,
         "base.params": params,
         "model.use_kv_cache": True,
         "model.use_sdpa_with_kv_cache": True,
         "export.max_seq_length": CONTEXT,
         "export.max_context_length": CONTEXT,
         "export.output_dir": folder,
-        "export.output_name": MODEL,
+        # A name that ends in .pte is taken as the path itself.
+        "export.output_name": folder / MODEL,
         "backend.xnnpack.enabled": True,
         "backend.xnnpack.extended_ops": True,
     }
@@ -128,10 +127,14 @@ def _export_by_command(
         settings["quantization.qmode"] = options["qmode"]
         settings["quantization.group_size"] = options["group_size"]
         settings["quantization.embedding_quantize"] = f"'{options['embedding']}'"
-    command = [sys.executable, "-m", "executorch.extension.llm.export.export_llm"]
-    command += [f"{name}={value}" for name, value in settings.items()]
-    subprocess.run(command, cwd=folder, check=True)
-    weights.unlink()
+    # The exporter takes weights for quantized ones if "8da4w" stands anywhere in their path.
+    with tempfile.TemporaryDirectory(prefix="weights-") as elsewhere:
+        weights = Path(elsewhere) / "weights.pth"  # the only format that it reads
+        torch.save(renamed_weights(checkpoint), weights)
+        settings["base.checkpoint"] = weights
+        command = [sys.executable, "-m", "executorch.extension.llm.export.export_llm"]
+        command += [f"{name}={value}" for name, value in settings.items()]
+        subprocess.run(command, cwd=folder, check=True)
 
 
 def _export_static(
