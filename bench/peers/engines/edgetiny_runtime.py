@@ -26,7 +26,9 @@ def run(folder: Path, options: Mapping[str, Any], work: Work) -> Timed:
     """Decode through the runtime that the artefact's manifest names."""
     from edgetiny.runtimes import open_runtime
 
-    runtime = open_runtime(folder / ARTEFACT, context=work.context, threads=work.threads)
+    runtime = open_runtime(
+        folder / ARTEFACT, context=work.context, threads=work.threads, max_batch=work.batch
+    )
     runtime.prepare(work.batch)
     lengths = np.full(work.batch, work.prompt.shape[1])
 
