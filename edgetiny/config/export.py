@@ -41,7 +41,9 @@ class ExportConfig(Config):
     )
     kv: KvDtype | None = setting(None, "storage of the key/value cache; by the format if not given")
     layout: Layout | None = setting(
-        None, "of an ONNX graph: what it takes and gives; portable loads in other programs too"
+        None,
+        "what a graph takes and gives: our runtime's own and fastest (edgetiny, the default), what"
+        " other programs load (portable), or a browser's (transformers-js)",
     )
     batch: tuple[int, ...] = setting(
         (), "batch class to plan for; repeat for more (default: 1)", minimum=1

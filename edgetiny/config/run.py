@@ -27,10 +27,15 @@ class GenerateConfig(Config):
     runtime: RuntimeName | None = setting(
         None, "engine (default: of an artefact its format's, else eager; graph is compiled first)"
     )
+    format: Literal["onnx", "executorch"] | None = setting(
+        None, "file to run, of an artefact that holds several"
+    )
     device: Literal["cpu", "cuda"] = setting("cpu", "where to run a checkpoint")
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
 
     def check(self) -> None:
+        if self.format is not None and self.runtime is not None:
+            raise ConfigError("--format names the runtime of an artefact; leave --runtime out")
         if "" in self.stop:
             raise ConfigError("--stop must not be empty: every reply would end at once")
 

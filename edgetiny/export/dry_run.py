@@ -125,8 +125,9 @@ def _stored_bytes(plan: Plan, shape: tuple[int, ...]) -> int:
     [columns] = rest
     if plan.precision == "fp16":
         return 2 * rows * columns
-    if plan.kernel == "dynamic":
+    if plan.kernel == "dynamic" and plan.precision == "int8":
         return rows * (columns + 4)
+    # Four bits are blocks on disk whatever the kernel makes of them.
     bits = 8 if plan.precision == "int8" else 4
     return rows * math.ceil(columns / plan.block_size) * (plan.block_size * bits // 8 + 2)
 

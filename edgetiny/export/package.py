@@ -24,7 +24,11 @@ def write_companions(
 ) -> None:
     """Write the configurations that other programs read, and copy the tokenizer."""
     # Weights are stored narrower than fp32, but what goes in and comes out is fp32.
-    write_json(folder / "config.json", config.to_hf() | {"torch_dtype": "float32"})
+    raw = config.to_hf() | {"torch_dtype": "float32"}
+    browser = [plan for plan in plans if plan.layout == "transformers-js"]
+    if browser:
+        raw["transformers.js_config"] = transformers_js_config(browser[0])
+    write_json(folder / "config.json", raw)
     write_json(folder / GENERATION_FILE, generation_config(config, checkpoint))
     for plan in plans:
         if (plan.format, plan.layout) == ("onnx", "portable"):
@@ -33,6 +37,14 @@ def write_companions(
     for name in TOKENIZER_FILES:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, folder / name)
+
+
+def transformers_js_config(plan: Plan) -> dict[str, Any]:
+    """Return what transformers.js has to know: which file, and that its weights lie beside it."""
+    names = {"int8": "int8", "int4": "q4"}
+    dtype = names.get(plan.precision, plan.precision)
+    suffix = "" if dtype == "fp32" else f"_{dtype}"
+    return {"dtype": dtype, "use_external_data_format": {f"model{suffix}.onnx": True}}
 
 
 def genai_config(config: ModelConfig, context: int) -> dict[str, Any]:

@@ -81,20 +81,29 @@ SUPPORT: tuple[Support, ...] = (
     Support(
         "onnx",
         "cpu",
-        ("fp32", "fp16", "int8"),
-        ("fp32",),
+        ("fp32", "fp16", "int8", "int4"),
+        ("fp32", "int8"),
         "any",
         "proven",
         "verified in onnxruntime's CPU execution provider",
     ),
     Support(
         "onnx",
-        "cpu",
-        ("int4",),
+        "cuda",
+        ("fp32", "fp16"),
+        ("fp32",),
+        "any",
+        "lowered",
+        "no CUDA device here has onnxruntime; weights are fp16, arithmetic is fp32",
+    ),
+    Support(
+        "onnx",
+        "cuda",
+        ("int8", "int4"),
         ("fp32",),
         "any",
         "refused",
-        "the ONNX lowerer has no 4-bit weights yet; choose int8",
+        "the integer kernels of the graph are those of CPUs; choose fp16",
     ),
     Support(
         "executorch",
@@ -166,6 +175,11 @@ def require(plan: Plan, *, allow_unverified: bool) -> Support:
             f"{plan.name} has blocks of {_DEFAULT_BLOCK} weights, not {plan.block_size};"
             " leave --block-size out"
         )
+    if plan.format == "onnx" and plan.layout != "edgetiny" and plan.kv_dtype != "fp32":
+        raise ConfigError(
+            f"{plan.name} is for programs that keep their cache in fp32; --kv {plan.kv_dtype}"
+            " takes --layout edgetiny"
+        )
     if row.batches == "1" and plan.batch != 1:
         raise ConfigError(f"{plan.name} is refused: {row.reason}")
     if row.state == "lowered" and not allow_unverified:
@@ -227,14 +241,15 @@ def _layout(config: ExportConfig, format: Format) -> Layout:
     """Return the layout: GGUF has one, ExecuTorch none of a browser's."""
     if format == "gguf" or (format == "executorch" and config.layout == "transformers-js"):
         return "edgetiny"
-    if config.layout is None:
-        return "portable" if format == "onnx" else "edgetiny"
-    return config.layout
+    return config.layout or "edgetiny"
 
 
 def _kernel(format: Format, layout: Layout, precision: Precision, batch: int) -> Kernel:
     # XNNPACK multiplies eight-bit channels, no eight-bit blocks.
     if format == "executorch" and precision == "int8":
+        return "dynamic"
+    # Several rows at once are bound by arithmetic, and products of integers are the fastest.
+    if layout == "edgetiny" and batch > 1 and precision in ("int8", "int4") and format == "onnx":
         return "dynamic"
     return "weight_only"
 

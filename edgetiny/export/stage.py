@@ -3,17 +3,18 @@
 import functools
 import importlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgetiny.artefact import VERIFICATION, Artefact, ModelFile
+from edgetiny.artefact import CARD, VERIFICATION, Artefact, ModelFile, read_manifest
 from edgetiny.checkpoint import Checkpoint
 from edgetiny.config.export import ExportConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.errors import ConfigError
 from edgetiny.export.calibration import check_calibration, make_weights
+from edgetiny.export.card import model_card
 from edgetiny.export.dry_run import DryRunResult, dry_run
 from edgetiny.export.package import (
     model_file,
@@ -21,7 +22,7 @@ from edgetiny.export.package import (
     write_companions,
     write_manifest,
 )
-from edgetiny.export.plan import Lowered, Plan, folder_of, plans
+from edgetiny.export.plan import Lowered, Plan, folder_of, is_proven, plans
 from edgetiny.export.verify import (
     Verification,
     ask_checkpoint,
@@ -93,10 +94,11 @@ def export(
     refuse_existing(out, overwrite=config.overwrite)
     shape, tensors = source_tensors(checkpoint, config.gqa_groups)
     made = plans(config, shape)
+    _require_name(out, made)
     check_calibration(config, made, checkpoint)
     lowerers = [lowerer_of(plan, checkpoint) for plan in made]
     _say_gqa(checkpoint, config.gqa_groups, reporter)
-    asked = make_questions(checkpoint, shape, made, config.text)
+    asked = make_questions(checkpoint, shape, made, config.text, config.data)
     wanted = ask_checkpoint(checkpoint, shape, tensors, asked, reporter)
     with atomic_folder(out, overwrite=config.overwrite) as folder:
         models = []
@@ -116,6 +118,9 @@ def export(
         verification = replace(measured, artefact=out)
         verification.require()
         write_json(folder / VERIFICATION, verification.as_json())
+        manifest = read_manifest(folder)
+        card = model_card(out.name, manifest, shape, verification)
+        (folder / CARD).write_text(card, encoding="utf-8")
     return ExportResult(Artefact.open(out), verification)
 
 
@@ -130,6 +135,17 @@ def lowerer_of(plan: Plan, checkpoint: Checkpoint) -> Lower:
         # The only format whose file holds the tokenizer.
         return functools.partial(lower, tokenizer=open_tokenizer(checkpoint.path))
     return lower
+
+
+def _require_name(out: Path, made: Sequence[Plan]) -> None:
+    """Raise ConfigError if a folder with what was never run does not say so in its name."""
+    if all(is_proven(plan) for plan in made):
+        return
+    if "unverified" not in out.name:
+        raise ConfigError(
+            f"{out} would hold a file that was never run; say so in its name:"
+            f" --out {out}-unverified"
+        )
 
 
 def _model_row(model: ModelFile) -> dict[str, Any]:
@@ -182,7 +198,7 @@ def default_out(source: Path, config: ExportConfig) -> Path:
     stem = given.removeprefix("hf:") if given.startswith("hf:") else source.resolve().name
     gqa = f"-gqa{config.gqa_groups}" if config.gqa_groups is not None else ""
     formats = "-".join(dict.fromkeys(config.format))
-    unverified = "-unverified" if config.allow_unverified else ""
+    unverified = "-unverified" if config.allow_unverified and config.target != "cpu" else ""
     name = f"{stem.split('/')[-1]}-{formats}-{config.precision}{gqa}{unverified}"
     return folder / name
 

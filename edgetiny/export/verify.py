@@ -1,7 +1,7 @@
 """`edgetiny verify`: every model of an artefact, in its own runtime, against its checkpoint."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,9 @@ from edgetiny.config.export import VerifyConfig
 from edgetiny.config.run import RuntimeName
 from edgetiny.console import QUIET, Reporter
 from edgetiny.cost import parameters
+from edgetiny.data import Shards
 from edgetiny.errors import ArtefactError, CheckFailed, ConfigError
+from edgetiny.evaluate import documents_of_split
 from edgetiny.export.package import open_tokenizer
 from edgetiny.export.parity import Parity, compare, failures, limits_of
 from edgetiny.export.plan import Plan
@@ -24,6 +26,8 @@ from edgetiny.files import sha256_file
 from edgetiny.gqa import to_gqa
 from edgetiny.model import build_model
 from edgetiny.runtimes import EagerRuntime, Engine, Runtime, open_runtime
+
+_HELD_OUT_TOKENS = 20_000
 
 # Below this many parameters, handing work from thread to thread costs more than it saves.
 _ONE_THREAD = 2_000_000
@@ -260,8 +264,11 @@ def make_questions(
     shape: ModelConfig,
     models: Sequence[ModelFile | Plan],
     text: Path | None,
+    data: Path | None = None,
 ) -> Questions:
     """Return what to ask of the checkpoint and of every model that is made of it.
+
+    data: token shards, whose held-out part is scored.
 
     Raises ConfigError if there is a text but no tokenizer to read it with.
     """
@@ -270,7 +277,17 @@ def make_questions(
         raise ConfigError(f"--text {text} cannot be scored: {checkpoint.path} has no tokenizer")
     context = min(model.context for model in models)
     batches = sorted({model.batch for model in models})
-    return questions(shape, context, tokenizer, [text] if text is not None else [], batches)
+    asked = questions(shape, context, tokenizer, [text] if text is not None else [], batches)
+    if data is None:
+        return asked
+    shards = Shards.open(data)
+    has_start = shards.document_start is not None
+    held_out = list(documents_of_split(shards.valid, has_start, _HELD_OUT_TOKENS))
+    return replace(
+        asked,
+        documents=asked.documents + held_out,
+        text=f"{asked.text}, held-out part of {data.name}",
+    )
 
 
 def ask_checkpoint(

@@ -32,7 +32,7 @@ def run(
     context = min(len(prompt) + config.max_new_tokens, shape.max_position_embeddings)
     runtime = open_runtime(
         path,
-        runtime=config.runtime,
+        runtime=config.format or config.runtime,
         # A cache for a model's whole context can be larger than its weights.
         context=None if is_artefact(path) else context,
         threads=config.threads,

@@ -67,7 +67,7 @@ def test_onnxruntime_genai(precision, settings, make_checkpoint, make_artefact):
     checkpoint = make_checkpoint(
         edit=keep_scale, num_key_value_heads=2, eos_token_ids=(), **settings
     )
-    folder = make_artefact(checkpoint, precision=precision)
+    folder = make_artefact(checkpoint, precision=precision, layout="portable")
     assert "onnxruntime-genai" in Artefact.open(folder).model().loaders
     assert in_genai(folder) == ours(folder)
 
@@ -78,12 +78,12 @@ def test_optimum(precision, make_checkpoint, make_artefact):
     checkpoint = make_checkpoint(
         edit=keep_scale, num_key_value_heads=2, hidden_size=64, head_dim=16
     )
-    folder = make_artefact(checkpoint, precision=precision)
+    folder = make_artefact(checkpoint, precision=precision, layout="portable")
     assert "optimum" in Artefact.open(folder).model().loaders
     assert in_optimum(folder) == ours(folder)
 
 
 def test_optimum_is_not_promised_heads_it_cannot_load(make_checkpoint, make_artefact):
-    folder = make_artefact(make_checkpoint(head_dim=12))
+    folder = make_artefact(make_checkpoint(head_dim=12), layout="portable")
     (model,) = json.loads((folder / "manifest.json").read_text())["models"]
     assert "optimum" not in model["loaders"]

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import jsonschema
@@ -76,10 +78,7 @@ def export_and_check(checkpoint, precision, make_artefact, **settings):
     nodes = artefact.model("onnx").nodes
     n_layers = checkpoint.config.num_hidden_layers
     assert nodes["GroupQueryAttention"] == n_layers
-    assert nodes["SimplifiedLayerNormalization"] == 2 * n_layers + 1
     assert "Transpose" not in nodes
-    if precision == "int8":
-        assert nodes["MatMulNBits"] == 7 * n_layers + 1
     wanted = stored_bytes(checkpoint.config, precision, settings.get("block_size", 32))
     found = sum((folder / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
     # The graph itself is of a fixed size that only shows in models as tiny as these.
@@ -87,12 +86,12 @@ def export_and_check(checkpoint, precision, make_artefact, **settings):
 
 
 def stored_bytes(config, precision, block_size):
-    """Return what the weights need: matrices in whole blocks with fp32 scales, the rest in fp32."""
+    """Return what the weights need: matrices in whole blocks with fp16 scales, the rest in fp32."""
     size = 0
     for shape in parameter_shapes(config).values():
         if precision == "int8" and len(shape) == 2:
             n_blocks = shape[0] * -(-shape[1] // block_size)
-            size += n_blocks * (block_size + 4)
+            size += n_blocks * (block_size + 2)
         else:
             size += torch.Size(shape).numel() * (2 if precision == "fp16" else 4)
     return size
@@ -114,7 +113,7 @@ def test_a_tied_table_is_stored_once(precision, make_checkpoint, make_artefact):
         .st_size
         for tied in (True, False)
     }
-    one_table = 5000 * 32 * 4 if precision == "fp32" else 5000 * (32 + 4)
+    one_table = 5000 * 32 * 4 if precision == "fp32" else 5000 * (32 + 2)
     assert sizes[False] - sizes[True] == pytest.approx(one_table, rel=0.02)
 
 
@@ -122,8 +121,44 @@ def test_the_same_input_gives_the_same_bytes(tiny_checkpoint, tiny_artefact, mak
     second = make_artefact(tiny_checkpoint)
     names = sorted(path.name for path in tiny_artefact.iterdir())
     assert names == sorted(path.name for path in second.iterdir())
-    for name in names:
+    # The card is named after its folder, and holds what was measured.
+    for name in set(names) - {"verification.json", "README.md"}:
         assert (tiny_artefact / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_several_formats_share_a_folder_and_a_card(make_checkpoint, make_artefact):
+    pytest.importorskip("gguf")
+    folder = make_artefact(make_checkpoint(edit=keep_scale), format=("onnx", "gguf"))
+    artefact = Artefact.open(folder)
+    assert [model.name for model in artefact.models] == ["model.onnx", "model.gguf"]
+    assert [each["file"] for each in artefact.verification["models"]] == [
+        "model.onnx",
+        "model.gguf",
+    ]
+    card = (folder / "README.md").read_text()
+    for model in artefact.models:
+        assert card.count(f"`{model.name}`") == 2
+    assert str(folder.parent) not in card
+
+
+def test_ctrl_c_half_way_leaves_nothing(make_checkpoint, tmp_path):
+    checkpoint = make_checkpoint(edit=keep_scale)
+    out = tmp_path / "new" / "artefact"
+    program = (
+        "import os, signal, sys\n"
+        "from edgetiny.export import stage\n"
+        "write = stage.write_manifest\n"
+        "def then_interrupt(*words, **named):\n"
+        "    write(*words, **named)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "stage.write_manifest = then_interrupt\n"
+        "from edgetiny.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    words = [sys.executable, "-c", program, "export", str(checkpoint.path), "--out", str(out)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert list(out.parent.iterdir()) == []
 
 
 def test_the_graph_keeps_nothing_of_the_trace(tiny_artefact):
@@ -139,7 +174,11 @@ def test_manifest_and_verification_follow_their_schemas(tiny_artefact, schema_of
         jsonschema.validate(payload, schema_of(name))
     artefact = Artefact.open(tiny_artefact)
     present = {path.name for path in tiny_artefact.iterdir()}
-    assert present - artefact.manifest["files"].keys() == {"manifest.json", "verification.json"}
+    assert present - artefact.manifest["files"].keys() == {
+        "manifest.json",
+        "verification.json",
+        "README.md",
+    }
     assert set(artefact.model().files) == {"model.onnx", "model.onnx.data"}
     assert {"tokenizer.model", "tokenizer.json"} < present
     [section] = artefact.verification["models"]
@@ -188,7 +227,7 @@ def test_an_export_that_fails_verification_keeps_the_artefact_before_it(
 
 
 def test_gqa_on_the_way_out_narrows_the_cache(tiny_checkpoint, make_artefact):
-    folder = make_artefact(tiny_checkpoint, gqa_groups=1)
+    folder = make_artefact(tiny_checkpoint, gqa_groups=1, layout="portable")
     artefact = Artefact.open(folder)
     assert artefact.config.num_key_value_heads == 1
     assert artefact.manifest["gqa_groups"] == 1

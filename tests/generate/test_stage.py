@@ -133,3 +133,8 @@ def test_a_gpu_that_is_not_there_is_refused(tiny_checkpoint):
         pytest.skip("there is one")
     with pytest.raises(DeviceError, match="no CUDA device here"):
         generate(tiny_checkpoint.path, device="cuda")
+
+
+def test_a_format_is_a_runtime_so_only_one_is_given(tmp_path):
+    with pytest.raises(ConfigError, match="leave --runtime out"):
+        GenerateConfig(source=tmp_path, format="onnx", runtime="eager")
