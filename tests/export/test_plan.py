@@ -53,3 +53,13 @@ def test_text_that_nothing_reads_is_an_error():
         ExportConfig(data="shards", calibration_text="text")
     with pytest.raises(ConfigError, match="--dry-run"):
         ExportConfig(device="device.toml")
+
+
+def test_what_never_ran_takes_a_flag_and_what_cannot_be_takes_none(tiny_config):
+    assert "--allow-unverified" in refusal(tiny_config, target="cuda", precision="fp16")
+    [plan] = plans(
+        ExportConfig(target="cuda", precision="fp16", allow_unverified=True), tiny_config
+    )
+    assert "cuda" in plan.name
+    message = refusal(tiny_config, target="cuda", precision="int8", allow_unverified=True)
+    assert "choose fp16" in message
