@@ -85,7 +85,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train"], "CHECKPOINT is missing"),
         (["train", "a", "--data", "b"], "--out is missing"),
         (["train", "a", "--data", "b", "--out", "c", "--steps", "0"], "--steps must be at least 1"),
-        (["export", "--precision", "int3"], "one of fp32, fp16, int8, not 'int3'"),
+        (["export", "--precision", "int3"], "one of fp32, fp16, int8, int4, not 'int3'"),
         (["train", "--recipe", "none.toml"], "none.toml does not exist"),
     ],
 )
