@@ -2,8 +2,9 @@
 
     python export/check_recipes.py [--run [NAME ...]]
 
-With --run each recipe (or those named) also exports a small random model, which verifies it, and
-measures it shortly where the recipe says how; recipes whose packages are missing are left out.
+With --run each recipe (or those named) also exports a small random model, calibrated on Python's
+own docstrings where it asks for text. That verifies it, and it is measured shortly where the recipe
+says how. Recipes whose packages are missing are left out.
 """
 
 import sys
@@ -16,10 +17,12 @@ from edgetiny.config.base import Config
 from edgetiny.config.export import ExportConfig
 from edgetiny.config.run import BenchConfig
 from edgetiny.config.stages import STAGES
+from edgetiny.console import QUIET
 from edgetiny.errors import ConfigError, EdgetinyError
 from edgetiny.files import atomic_folder
 
 RECIPES = Path(__file__).with_name("recipes")
+VOCABULARY = 2048
 PATHS_OF_THE_USER = {
     "source",
     "checkpoint",
@@ -53,13 +56,17 @@ def check(path: Path) -> list[str]:
     return list(tables)
 
 
-def small_model(folder: Path) -> Path:
-    """Write a random model of half a million parameters, without a tokenizer, and return it."""
+def small_model(folder: Path, text: Path) -> Path:
+    """Write a random model of half a million parameters and a tokenizer for it; return it."""
     from edgetiny.checkpoint import ModelConfig, write_checkpoint
+    from edgetiny.config.tokenizer import TokenizerTrainConfig
     from edgetiny.init import RandomTensors
+    from edgetiny.tokenizer.train import run as train_tokenizer
 
+    tokenizer = folder.with_name("tokenizer")
+    train_tokenizer(TokenizerTrainConfig(text=(text,), out=tokenizer, vocab_size=VOCABULARY))
     shape = ModelConfig(
-        vocab_size=2048,
+        vocab_size=VOCABULARY,
         hidden_size=128,
         intermediate_size=352,
         num_hidden_layers=2,
@@ -73,19 +80,21 @@ def small_model(folder: Path) -> Path:
     tensors = RandomTensors(shape, std=0.1, seed=0)
     with atomic_folder(folder) as out:
         write_checkpoint(
-            out, shape, tensors, stage="init", settings={}, parent=None, tokenizer=None
+            out, shape, tensors, stage="init", settings={}, parent=None, tokenizer=tokenizer
         )
     return folder
 
 
-def run(path: Path, source: Path, folder: Path) -> str:
+def run(path: Path, source: Path, text: Path) -> str:
     """Export, verify and measure what a recipe describes; return what came of it."""
     # Loading recipes alone needs no torch.
     from edgetiny.bench import stage as bench
     from edgetiny.export import stage as export
 
-    out = folder / f"{path.stem}-unverified"
+    out = source.with_name(f"{path.stem}-unverified")
     flags = {"source": source, "out": out, "context": 64}
+    if ExportConfig.load(path, flags).kv == "int8":
+        flags["calibration_text"] = text
     try:
         artefact = export.run(ExportConfig.load(path, flags)).artefact
     except ModuleNotFoundError as error:
@@ -100,25 +109,31 @@ def run(path: Path, source: Path, folder: Path) -> str:
 
 
 def main() -> int:
-    """Check all recipes, one line each."""
+    """Check all recipes, or those named, one line each."""
     words = sys.argv[1:]
     paths = sorted(RECIPES.glob("*.toml"))
     failed = not paths
     with tempfile.TemporaryDirectory(prefix="edgetiny-") as name:
-        source = small_model(Path(name) / "source") if "--run" in words else None
+        text = Path(name) / "text.jsonl"
+        source = None
+        if "--run" in words:
+            from edgetiny.demo.embedded import write_embedded_text
+
+            write_embedded_text(text, QUIET, 500_000)
+            source = small_model(Path(name) / "source", text)
         named = [word for word in words if word != "--run"]
         for path in paths:
             if named and path.stem not in named:
                 continue
-            failed |= not check_one(path, source, Path(name))
+            failed |= not check_one(path, source, text)
     return int(failed)
 
 
-def check_one(path: Path, source: Path | None, folder: Path) -> bool:
+def check_one(path: Path, source: Path | None, text: Path) -> bool:
     """Check a recipe, and run it if there is a model; print one line and return whether it did."""
     try:
         tables = ", ".join(check(path))
-        done = "" if source is None else f"; {run(path, source, folder)}"
+        done = "" if source is None else f"; {run(path, source, text)}"
     except (EdgetinyError, tomllib.TOMLDecodeError) as error:
         print(f"{path.name}: {error}", file=sys.stderr)
         return False

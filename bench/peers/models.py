@@ -19,6 +19,8 @@ from edgetiny.tokenizer.train import run as train_tokenizer
 
 VOCABULARY = 16_000
 CONTEXT = 1024
+CALIBRATION_TEXT = "words.txt"
+"""Beside the models: what the tokenizer is trained on, and an int8 cache calibrated."""
 STD = 0.02
 
 # layers, width, FFN width, query heads, key/value heads; every head has 64 dimensions.
@@ -72,7 +74,7 @@ def _tokenizer(work: Path) -> Path:
     """Return a tokenizer of the right size: converters want one, no measurement reads a word."""
     out = work / "models" / "tokenizer"
     if not out.exists():
-        text = work / "models" / "words.txt"
+        text = work / "models" / CALIBRATION_TEXT
         text.parent.mkdir(parents=True, exist_ok=True)
         random = np.random.default_rng(0)
         words = ["".join(random.choice(_SYLLABLES, random.integers(2, 6))) for _ in range(_WORDS)]

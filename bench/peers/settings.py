@@ -93,7 +93,11 @@ def ours_setting(given: str) -> Setting:
         environment="edgetiny",
         bits=_PRECISION_BITS[precision],
         conversion=f"edgetiny-{name}-{digest}",
-        convert={"recipe": str(recipe.resolve()), "sha256": digest},
+        convert={
+            "recipe": str(recipe.resolve()),
+            "sha256": digest,
+            "calibrated": export.get("kv") == "int8" or export.get("method") == "gptq",
+        },
         batches=tuple(int(batch) for batch in batches),
         files=("artefact/*.onnx", "artefact/*.data", "artefact/*.onnx_data", "artefact/*.pte"),
         packages=("torch", "onnxruntime", "executorch", "numpy"),

@@ -36,11 +36,13 @@ class Limits:
 # int8 0.003 (trained) to 0.06 (deviation 0.3), 3e-5 to 6e-3, 0.05 %.
 # About a hundred answers are asked for, so one that differs is already 1%: a trained model of 1.3M
 # parameters differed in 1 of 93 at int8, its loss by 0.0003 %.
+# int4, plainly rounded in blocks of 32 to 128, random models: 0.48 to 0.56. What four bits cost a
+# trained model shows in its loss.
 LIMITS: dict[str, Limits] = {
     "fp32": Limits(logit_error=1e-4, kl_nats=1e-6, decided_agreement=1.0, loss_percent=0.01),
     "fp16": Limits(logit_error=1e-2, kl_nats=1e-4, decided_agreement=1.0, loss_percent=0.1),
     "int8": Limits(logit_error=1e-1, kl_nats=2e-2, decided_agreement=0.97, loss_percent=1.0),
-    "int4": Limits(logit_error=4e-1, kl_nats=2e-1, decided_agreement=0.9, loss_percent=5.0),
+    "int4": Limits(logit_error=7e-1, kl_nats=2e-1, decided_agreement=0.9, loss_percent=5.0),
 }
 
 # What a narrow cache may change on top. An fp32 cache changes nothing.

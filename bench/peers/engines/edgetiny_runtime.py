@@ -1,6 +1,7 @@
 """Ours: an artefact that `edgetiny export` made by a recipe, in its own runtime.
 
-options: recipe (path), context. Greedy steps keep the logits where they are computed.
+options: recipe (path); calibrated: whether it reads text. Greedy steps keep the logits where they
+are computed.
 """
 
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers.models import CALIBRATION_TEXT
 from peers.work import Ids, Timed, Work, argmax_ids, greedy
 
 ARTEFACT = "artefact"
@@ -19,6 +21,8 @@ def prepare(checkpoint: Path, folder: Path, options: Mapping[str, Any]) -> None:
     """Run `edgetiny export`."""
     command = [sys.executable, "-m", "edgetiny", "export", str(checkpoint)]
     command += ["--recipe", options["recipe"], "--out", str(folder / ARTEFACT), "--overwrite"]
+    if options["calibrated"]:
+        command += ["--calibration-text", str(checkpoint.parent / CALIBRATION_TEXT)]
     subprocess.run(command, check=True)
 
 
