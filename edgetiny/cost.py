@@ -16,8 +16,8 @@ Precision = Literal["fp32", "bf16", "fp16", "int8", "int4"]
 
 ITEM_BYTES: Mapping[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 _BITS: Mapping[Precision, int] = {"int8": 8, "int4": 4}
-# A scale is fp32 beside eight bits and fp16 beside four: 4.5 bits a weight in blocks of 32.
-_SCALE_BYTES: Mapping[Precision, int] = {"int8": 4, "int4": 2}
+# As `quantize` stores them: 4.5 bits a weight in blocks of 32.
+_BLOCK_SCALE_BYTES, _ROW_SCALE_BYTES = 2, 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,17 +82,18 @@ def weight_bytes(
 def tensor_bytes(shape: tuple[int, ...], precision: Precision, block_size: int = 32) -> int:
     """Return the bytes of one stored tensor.
 
-    At int8 and int4 each row of a matrix is cut into blocks, the last one padded, with a scale each
-    (fp32 and fp16); vectors (norms, biases) stay fp32. A block size of 0 is one scale for a whole
-    row.
+    At int8 and int4 each row of a matrix is cut into blocks, the last one padded, with an fp16
+    scale each; a block size of 0 is one fp32 scale for a whole row. Vectors (norms, biases) stay
+    fp32.
     """
     if precision not in _BITS:
         return math.prod(shape) * ITEM_BYTES[precision]
     if len(shape) == 1:
         return math.prod(shape) * ITEM_BYTES["fp32"]
     rows, columns = shape
+    scale_bytes = _BLOCK_SCALE_BYTES if block_size else _ROW_SCALE_BYTES
     block_size = block_size or columns
-    block_bytes = math.ceil(block_size * _BITS[precision] / 8) + _SCALE_BYTES[precision]
+    block_bytes = math.ceil(block_size * _BITS[precision] / 8) + scale_bytes
     return rows * math.ceil(columns / block_size) * block_bytes
 
 

@@ -129,15 +129,15 @@ def test_weight_bytes_are_those_on_disk(
 
 
 def test_int8_pads_the_last_block_of_each_row() -> None:
-    assert tensor_bytes((3, 64), "int8", 32) == 3 * 2 * (32 + 4)
-    assert tensor_bytes((3, 65), "int8", 32) == 3 * 3 * (32 + 4)
+    assert tensor_bytes((3, 64), "int8", 32) == 3 * 2 * (32 + 2)
+    assert tensor_bytes((3, 65), "int8", 32) == 3 * 3 * (32 + 2)
     assert tensor_bytes((64,), "int8", 32) == 64 * 4
 
 
 def test_int4_is_four_and_a_half_bits_a_weight() -> None:
     assert tensor_bytes((3, 64), "int4", 32) == 3 * 2 * (16 + 2) == 3 * 64 * 4.5 / 8
     assert tensor_bytes((3, 65), "int4", 32) == 3 * 3 * (16 + 2)
-    assert tensor_bytes((3, 65), "int4", 0) == 3 * (33 + 2)
+    assert tensor_bytes((3, 65), "int4", 0) == 3 * (33 + 4)
     assert tensor_bytes((64,), "int4", 32) == 64 * 4
 
 

@@ -247,6 +247,8 @@ def _of_artefact(
     largest = max((each.max_batch or 0 for each in models if each.format == format), default=0)
     # onnxruntime has no fp16 product on a CPU: it casts the weights once, at loading.
     held = model.compute_dtype if model.precision == "fp16" else model.precision
+    if model.kernel == "dynamic":
+        held = "int8"  # blocks of four bits are widened to channels of eight at loading
     return Subject(
         kind="artefact",
         name=str(source),
@@ -256,7 +258,7 @@ def _of_artefact(
         held_precision=cast(Precision, held),
         kv_precision=cast(Precision, model.kv_dtype),
         table_precision=cast(Precision, held),
-        block_size=model.block_size or 1,
+        block_size=_ROW if model.kernel == "dynamic" else model.block_size or _ROW,
         max_batch=largest if model.max_batch else None,
         max_context=model.context,
         size_bytes=sum(manifest["files"][name]["bytes"] for name in model.files),

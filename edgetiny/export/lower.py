@@ -32,10 +32,10 @@ def lower_onnx(folder: Path, weights: Weights, plan: Plan, advance: Callable[...
     by one. Identical weights give identical bytes.
     """
     file, data_file = _file_names(plan)
-    graph = GraphBuilder(folder, file, data_file)
-    decoder = OnnxDecoder(graph, weights, plan, advance)
-    (_write_own if plan.layout == "edgetiny" else _write_portable)(graph, decoder, weights)
-    nodes = graph.save()
+    with GraphBuilder(folder, file, data_file) as graph:
+        decoder = OnnxDecoder(graph, weights, plan, advance)
+        (_write_own if plan.layout == "edgetiny" else _write_portable)(graph, decoder, weights)
+        nodes = graph.save()
     is_quantized = plan.precision in ("int8", "int4")
     facts = {
         "compute_dtype": "fp32",

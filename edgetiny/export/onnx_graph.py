@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +27,7 @@ class GraphBuilder:
     """An ONNX graph and the file of its weights, both in one folder.
 
     A weight is in memory only while it is written: a model of any size is lowered in the memory of
-    its largest matrix.
+    its largest matrix. A context: the file is closed when it ends, even if the disk is full.
     """
 
     def __init__(self, folder: Path, file: str, data_file: str) -> None:
@@ -40,6 +40,12 @@ class GraphBuilder:
         )
         self._constants: dict[str, ir.Value] = {}
         self._places: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._data.close()
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[str | int]) -> ir.Value:
         """Return a new input of the graph."""
@@ -173,6 +179,6 @@ class GraphBuilder:
 
     def _add(self, tensor: ir.TensorProtocol) -> ir.Value:
         value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), const_value=tensor)
-        value.shape = ir.Shape(tensor.shape)
+        value.shape = ir.Shape(tensor.shape.numpy())
         self._graph.register_initializer(value)
         return value

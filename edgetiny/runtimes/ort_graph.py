@@ -56,7 +56,7 @@ class Stepper:
         self._ids = np.zeros((batch, 1), np.int64)
         self._logits = np.zeros((batch, vocab_size), np.float32)
         self._binding = session.io_binding()
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "input_ids": self._ids,
             "last_positions": self._last,
             "total_length": self._total,
@@ -87,7 +87,7 @@ class OwnGraph:
     def run(self, tokens: Ids, ends: Ids, cache: Cache, rows: Ids) -> Floats:
         binding = self._session.io_binding()
         total = max(int(ends.max()), tokens.shape[1])
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "input_ids": np.ascontiguousarray(tokens, np.int64),
             "last_positions": (ends - 1).astype(np.int32),
             "total_length": np.array([total], np.int32),
@@ -119,7 +119,7 @@ class PortableGraph:
         binding = self._session.io_binding()
         longest = max(int(ends.max()), tokens.shape[1])
         mask = np.arange(longest) < ends[:, None]  # (B, longest)
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "input_ids": np.ascontiguousarray(tokens, np.int64),
             "attention_mask": mask.astype(np.int64),
         }

@@ -66,7 +66,7 @@ def test_an_artefact_runs_in_its_engine(make_checkpoint, tmp_path):
     assert row["load_ms"] > 0
 
     file_bytes = (folder / "model.onnx.data").stat().st_size
-    table_row = 2 * (32 + 4)  # two blocks of int8 weights with a scale each
+    table_row = 2 * (32 + 2)  # two blocks of int8 weights with an fp16 scale each
     cache = 2 * 2 * 2 * 16 * 4 * 2 * 5.5  # K and V, layers, heads, width, fp32, batch, mean context
     read = file_bytes - 97 * table_row + 2 * table_row + cache
     roofline = row["roofline"]

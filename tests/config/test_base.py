@@ -33,6 +33,7 @@ class Bake(Config):
 
 # Where one of two settings has to be given, though neither is required alone.
 ONE_OF_TWO = {
+    "design": {"params": "1B", "vocab": 48_000},
     "eval": {"data": "shards"},
     "tokenizer_compress": {"vocab_size": 400, "counts": "counts.json"},
 }

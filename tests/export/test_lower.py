@@ -187,11 +187,11 @@ def test_a_layer_is_ten_nodes(precision, kernel, tiny_config, tmp_path):
 def test_four_bits_take_at_most_four_and_a_half_a_weight(tiny_config, tmp_path):
     config = replace(tiny_config, hidden_size=256, intermediate_size=512, vocab_size=4096)
     for kernel in ("weight_only", "dynamic"):
-        plan = replace(PLAN, precision="int4", kernel=kernel)
+        plan = replace(PLAN, precision="int4", kernel=kernel, block_size=128)
         lowered(tmp_path, config, plan)
         n_weights = sum(tensor.numel() for tensor in RandomTensors(config, std=1, seed=0).values())
         size = (tmp_path / "model.onnx.data").stat().st_size
-        assert size * 8 / n_weights < 4.655
+        assert size * 8 / n_weights < 4.5
 
 
 def test_a_tied_head_shares_the_bytes_of_the_embedding(tiny_config, tmp_path):

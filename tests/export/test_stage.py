@@ -161,11 +161,11 @@ def test_ctrl_c_half_way_leaves_nothing(make_checkpoint, tmp_path):
     assert list(out.parent.iterdir()) == []
 
 
-def test_the_graph_keeps_nothing_of_the_trace(tiny_artefact):
+def test_the_graph_names_weights_and_no_source_file(tiny_artefact):
     graph = (tiny_artefact / "model.onnx").read_bytes()
     assert b"stack_trace" not in graph
     assert b".py" not in graph
-    assert b"model.layers.1.self_attn.q_proj.weight" in graph
+    assert b"model.layers.1.self_attn.qkv_proj.weight" in graph
 
 
 def test_manifest_and_verification_follow_their_schemas(tiny_artefact, schema_of):
