@@ -116,11 +116,16 @@ def ask(runtime: Runtime, asked: Questions, task: Task) -> Answers:
         n_new = min(GREEDY_TOKENS, asked.context - prompt.shape[1])
         continuations.append(_continue(runtime, prompt, n_new))
         task.advance(note="greedy text")
-    window = min(_WINDOW, asked.context)
-    size = min(4, runtime.capabilities.max_batch or 4)
-    scores = bits_per_byte(runtime, asked.documents, context=window, batch_size=size).groups
+    scores = score(runtime, asked)
     task.advance(len(asked.documents), note="scored text")
     return Answers(logits, continuations, scores)
+
+
+def score(runtime: Runtime, asked: Questions) -> list[GroupScore]:
+    """Return what a runtime makes of the documents, by group."""
+    window = min(_WINDOW, asked.context)
+    size = min(4, runtime.capabilities.max_batch or 4)
+    return bits_per_byte(runtime, asked.documents, context=window, batch_size=size).groups
 
 
 def _probes(ids: Ids, context: int, batches: Sequence[int]) -> list[Probe]:

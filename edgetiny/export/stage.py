@@ -3,7 +3,7 @@
 import functools
 import importlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from edgetiny.export.package import (
     write_manifest,
 )
 from edgetiny.export.plan import Lowered, Plan, folder_of, is_proven, plans
+from edgetiny.export.probe import Answers, Questions
 from edgetiny.export.verify import (
     Verification,
     ask_checkpoint,
     make_questions,
+    score_unmerged,
     source_tensors,
     verify,
 )
@@ -50,6 +52,8 @@ class ExportResult:
 
     artefact: Artefact
     verification: Verification
+    gqa: Sequence[Mapping[str, Any]] = ()
+    """Bits per byte of each text before and after key/value heads were averaged, if they were."""
 
     def summary(self) -> dict[str, Any]:
         """Return what the command line prints: files, graphs, and how close they are."""
@@ -65,7 +69,8 @@ class ExportResult:
                 ],
             }
             | {f"{each.name}": _model_row(each) for each in self.artefact.models}
-            | (self.verification.figures())
+            | ({"fewer_kv_heads": list(self.gqa)} if self.gqa else {})
+            | self.verification.figures()
         )
 
     def verification_summary(self) -> dict[str, Any]:
@@ -100,6 +105,7 @@ def export(
     _say_gqa(checkpoint, config.gqa_groups, reporter)
     asked = make_questions(checkpoint, shape, made, config.text, config.data)
     wanted = ask_checkpoint(checkpoint, shape, tensors, asked, reporter)
+    gqa = [] if shape == checkpoint.config else _gqa_cost(checkpoint, asked, wanted)
     with atomic_folder(out, overwrite=config.overwrite) as folder:
         models = []
         for plan, lower in zip(made, lowerers, strict=True):
@@ -121,7 +127,7 @@ def export(
         manifest = read_manifest(folder)
         card = model_card(out.name, manifest, shape, verification)
         (folder / CARD).write_text(card, encoding="utf-8")
-    return ExportResult(Artefact.open(out), verification)
+    return ExportResult(Artefact.open(out), verification, gqa)
 
 
 def lowerer_of(plan: Plan, checkpoint: Checkpoint) -> Lower:
@@ -135,6 +141,21 @@ def lowerer_of(plan: Plan, checkpoint: Checkpoint) -> Lower:
         # The only format whose file holds the tokenizer.
         return functools.partial(lower, tokenizer=open_tokenizer(checkpoint.path))
     return lower
+
+
+def _gqa_cost(checkpoint: Checkpoint, asked: Questions, wanted: Answers) -> list[dict[str, Any]]:
+    """Return what averaging key/value heads did to each text, in bits per byte (fp32)."""
+    if open_tokenizer(checkpoint.path) is None:
+        return []
+    pairs = zip(score_unmerged(checkpoint, asked), wanted.scores, strict=True)
+    return [
+        {
+            "text": before.group,
+            "bits_per_byte_before": before.bits_per_byte,
+            "bits_per_byte_after": after.bits_per_byte,
+        }
+        for before, after in pairs
+    ]
 
 
 def _require_name(out: Path, made: Sequence[Plan]) -> None:

@@ -1,6 +1,7 @@
 """`edgetiny verify`: every model of an artefact, in its own runtime, against its checkpoint."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,11 +18,11 @@ from edgetiny.console import QUIET, Reporter
 from edgetiny.cost import parameters
 from edgetiny.data import Shards
 from edgetiny.errors import ArtefactError, CheckFailed, ConfigError
-from edgetiny.evaluate import documents_of_split
+from edgetiny.evaluate import GroupScore, documents_of_split
 from edgetiny.export.package import open_tokenizer
 from edgetiny.export.parity import Parity, compare, failures, limits_of
 from edgetiny.export.plan import Plan
-from edgetiny.export.probe import Answers, Questions, ask, questions
+from edgetiny.export.probe import Answers, Questions, ask, questions, score
 from edgetiny.files import sha256_file
 from edgetiny.gqa import to_gqa
 from edgetiny.model import build_model
@@ -298,12 +299,27 @@ def ask_checkpoint(
     reporter: Reporter,
 ) -> Answers:
     """Return the answers of the checkpoint in fp32; its model is freed before this returns."""
+    with (
+        _reference(checkpoint, shape, tensors) as runtime,
+        reporter.task("asking the checkpoint", total=asked.n_asked) as task,
+    ):
+        return ask(runtime, asked, task)
+
+
+def score_unmerged(checkpoint: Checkpoint, asked: Questions) -> list[GroupScore]:
+    """Return how the checkpoint scores the texts with all of its key/value heads, in fp32."""
+    with _reference(checkpoint, checkpoint.config, checkpoint.state_dict()) as runtime:
+        return score(runtime, asked)
+
+
+@contextlib.contextmanager
+def _reference(
+    checkpoint: Checkpoint, shape: ModelConfig, tensors: Mapping[str, Tensor]
+) -> Iterator[EagerRuntime]:
     n_threads = torch.get_num_threads()
     model = build_model(shape, tensors, dtype=torch.float32)
-    runtime = EagerRuntime(model, checkpoint.path, threads=_threads(shape))
     try:
-        with reporter.task("asking the checkpoint", total=asked.n_asked) as task:
-            return ask(runtime, asked, task)
+        yield EagerRuntime(model, checkpoint.path, threads=_threads(shape))
     finally:
         torch.set_num_threads(n_threads)
 

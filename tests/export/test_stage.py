@@ -235,6 +235,15 @@ def test_gqa_on_the_way_out_narrows_the_cache(tiny_checkpoint, make_artefact):
     assert genai["model"]["decoder"]["num_key_value_heads"] == 1
 
 
+def test_gqa_on_the_way_out_says_what_it_cost(tiny_checkpoint, tmp_path):
+    config = ExportConfig(source=tiny_checkpoint.path, out=tmp_path / "out", gqa_groups=1)
+    [row] = run(config).summary()["fewer_kv_heads"]
+    assert row["text"] == "Python's docstrings"
+    assert row["bits_per_byte_after"] != row["bits_per_byte_before"] > 0
+    same = replace(config, gqa_groups=2, out=tmp_path / "same")
+    assert "fewer_kv_heads" not in run(same).summary()
+
+
 def test_as_many_groups_as_heads_changes_no_weight(tiny_checkpoint, tiny_artefact, make_artefact):
     grouped = make_artefact(tiny_checkpoint, gqa_groups=2)
     for name in ("model.onnx", "model.onnx.data"):
