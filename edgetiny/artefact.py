@@ -23,7 +23,7 @@ class ModelFile:
 
     files: relative to the artefact, the one to load first. batch: the class it was planned for.
     max_batch: sequences it takes together; None is any. verified: whether it was run.
-    facts: what only its format has.
+    facts: what only its format has. method: how weights of four bits were rounded.
     """
 
     format: str
@@ -42,6 +42,7 @@ class ModelFile:
     files: tuple[str, ...]
     nodes: Mapping[str, int]
     facts: Mapping[str, Any]
+    method: str | None = None
 
     @property
     def name(self) -> str:

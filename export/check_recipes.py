@@ -93,7 +93,8 @@ def run(path: Path, source: Path, text: Path) -> str:
 
     out = source.with_name(f"{path.stem}-unverified")
     flags = {"source": source, "out": out, "context": 64}
-    if ExportConfig.load(path, flags).kv == "int8":
+    asked = ExportConfig.load(path, flags)
+    if asked.kv == "int8" or asked.method == "gptq":
         flags["calibration_text"] = text
     try:
         artefact = export.run(ExportConfig.load(path, flags)).artefact

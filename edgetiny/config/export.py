@@ -49,7 +49,11 @@ class ExportConfig(Config):
         (), "batch class to plan for; repeat for more (default: 1)", minimum=1
     )
     target: Target = setting("cpu", "what the artefact will run on")
-    method: Method = setting("rtn", "how int4 is rounded: to the nearest, or by text or fit")
+    method: Method | None = setting(
+        None,
+        "how int4 is rounded: to the nearest (rtn), by text (gptq), or by a fit without text (hqq);"
+        " gptq where text calibrates, rtn elsewhere, if not given",
+    )
     data: Path | None = setting(
         None, "token shards: their training part calibrates, their held-out part is scored"
     )

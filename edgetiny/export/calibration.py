@@ -1,6 +1,6 @@
 """The weights as a plan stores them, after reading text where a scheme needs it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +17,34 @@ from edgetiny.quantize import Scheme, Weights, calibrate, calibration_windows
 from edgetiny.text import read_documents
 
 
-def scheme_of(plan: Plan, config: ExportConfig) -> Scheme:
+def scheme_of(plan: Plan) -> Scheme:
     """Return how a plan stores weights and cache."""
     return Scheme(
         precision=plan.precision,
         kernel=plan.kernel,
         block_size=plan.block_size or 32,
-        method=config.method if plan.precision == "int4" else "rtn",
+        method=plan.method,
         kv=plan.kv_dtype,
     )
 
 
-def needs_text(plan: Plan, config: ExportConfig) -> bool:
-    """Whether a plan's bytes depend on what a text makes of the model."""
-    return plan.kv_dtype == "int8" or (plan.precision == "int4" and config.method == "gptq")
+def say_rounding(made: Sequence[Plan], config: ExportConfig, reporter: Reporter) -> None:
+    """Say how weights of four bits are rounded, if there are any."""
+    method = next((plan.method for plan in made if plan.precision == "int4"), None)
+    if method == "gptq":
+        source = config.data or config.calibration_text
+        reporter.say(f"int4 weights are rounded by GPTQ, on the text of {source}")
+    elif method == "hqq":
+        reporter.say("int4 weights are rounded by HQQ, which fits their scales without text")
+    elif method == "rtn":
+        better = "" if config.method else "; --data or --calibration-text would calibrate them"
+        reporter.say(f"int4 weights are rounded to the nearest{better}")
 
 
 def check_calibration(config: ExportConfig, made: list[Plan], checkpoint: Checkpoint) -> None:
     """Raise ConfigError if text is given that no plan reads, or is missing where one does."""
     is_given = config.data is not None or config.calibration_text is not None
-    wanting = [plan for plan in made if needs_text(plan, config)]
+    wanting = [plan for plan in made if scheme_of(plan).needs_text]
     if wanting and not is_given:
         raise ConfigError(
             f"{wanting[0].name} is calibrated on text: give --data SHARDS or --calibration-text"
@@ -47,8 +55,6 @@ def check_calibration(config: ExportConfig, made: list[Plan], checkpoint: Checkp
             "--data and --calibration-text are for --method gptq and --kv int8; nothing else here"
             " reads them"
         )
-    if config.method != "rtn" and all(plan.precision != "int4" for plan in made):
-        raise ConfigError(f"--method {config.method} is of int4 weights; give --precision int4")
     if config.calibration_text is not None and open_tokenizer(checkpoint.path) is None:
         raise ConfigError(f"--calibration-text cannot be read: {checkpoint.path} has no tokenizer")
 
@@ -66,8 +72,8 @@ def make_weights(
 
     scratch: a folder for rounded matrices, which must live as long as what is returned.
     """
-    scheme = scheme_of(plan, config)
-    if not needs_text(plan, config):
+    scheme = scheme_of(plan)
+    if not scheme.needs_text:
         return Weights(shape, tensors, scheme)
     windows = _windows(checkpoint, shape, plan, config)
     with reporter.task("calibrating on text", total=shape.num_hidden_layers) as task:

@@ -141,6 +141,7 @@ def model_file(plan: Plan, lowered: Lowered, inside: str, config: ModelConfig) -
         files=tuple(str(PurePosixPath(inside) / name) for name in lowered.files),
         nodes=lowered.nodes,
         facts=facts,
+        method=plan.method if plan.precision == "int4" else None,
     )
 
 

@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgetiny.checkpoint import ModelConfig
-from edgetiny.config.export import ExportConfig, Format, Kernel, KvDtype, Layout, Precision, Target
+from edgetiny.config.export import (
+    ExportConfig,
+    Format,
+    Kernel,
+    KvDtype,
+    Layout,
+    Method,
+    Precision,
+    Target,
+)
 from edgetiny.errors import ConfigError
 
 _DEFAULT_CONTEXT = 1024
@@ -26,6 +35,7 @@ class Plan:
     batch: the batch class: 1 is the latency plan, N > 1 the throughput plan. ONNX graphs stay
     dynamic in batch; ExecuTorch is static.
     block_size: weights that share a scale; 0 where none do.
+    method: how weights of four bits are rounded; the others are rounded to the nearest.
     """
 
     format: Format
@@ -37,6 +47,7 @@ class Plan:
     batch: int
     context: int
     target: Target = "cpu"
+    method: Method = "rtn"
 
     @property
     def name(self) -> str:
@@ -234,7 +245,16 @@ def _of_format(config: ExportConfig, format: Format, context: int) -> Iterator[P
             batch=batch,
             context=context,
             target=config.target,
+            method=_method(config),
         )
+
+
+def _method(config: ExportConfig) -> Method:
+    """Return what was asked for, else what is best with the text that is given, if any is."""
+    if config.precision != "int4":
+        return "rtn"
+    has_text = config.data is not None or config.calibration_text is not None
+    return config.method or ("gptq" if has_text else "rtn")
 
 
 def _layout(config: ExportConfig, format: Format) -> Layout:
@@ -281,6 +301,8 @@ def _refuse_unused(config: ExportConfig, made: list[Plan]) -> None:
     """Raise ConfigError for a setting that none of the plans has a use for."""
     if config.layout is not None and all(plan.layout != config.layout for plan in made):
         raise ConfigError(f"--layout {config.layout} is of none of these formats")
+    if config.method is not None and config.precision != "int4":
+        raise ConfigError(f"--method {config.method} is of int4 weights; give --precision int4")
     if config.block_size is not None and all(plan.block_size == 0 for plan in made):
         raise ConfigError(
             f"--block-size {config.block_size} is of int8 and int4 weights;"

@@ -13,7 +13,7 @@ from edgetiny.checkpoint import Checkpoint
 from edgetiny.config.export import ExportConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.errors import ConfigError
-from edgetiny.export.calibration import check_calibration, make_weights
+from edgetiny.export.calibration import check_calibration, make_weights, say_rounding
 from edgetiny.export.card import model_card
 from edgetiny.export.dry_run import DryRunResult, dry_run
 from edgetiny.export.package import (
@@ -103,6 +103,7 @@ def export(
     check_calibration(config, made, checkpoint)
     lowerers = [lowerer_of(plan, checkpoint) for plan in made]
     _say_gqa(checkpoint, config.gqa_groups, reporter)
+    say_rounding(made, config, reporter)
     asked = make_questions(checkpoint, shape, made, config.text, config.data)
     wanted = ask_checkpoint(checkpoint, shape, tensors, asked, reporter)
     gqa = [] if shape == checkpoint.config else _gqa_cost(checkpoint, asked, wanted)
@@ -174,6 +175,7 @@ def _model_row(model: ModelFile) -> dict[str, Any]:
         "precision": model.precision,
         "layout": model.layout,
         "kernel": model.kernel,
+        "method": model.method,
         "kv_dtype": model.kv_dtype,
         "batch": model.batch,
         "context": model.context,
