@@ -65,12 +65,12 @@ def make_checkpoint(name: str, work: Path) -> Checkpoint:
                 stage="init",
                 settings={"model": name, "std": STD, "seed": 0},
                 parent=None,
-                tokenizer=_tokenizer(work),
+                tokenizer=make_tokenizer(work),
             )
     return Checkpoint.open(out)
 
 
-def _tokenizer(work: Path) -> Path:
+def make_tokenizer(work: Path) -> Path:
     """Return a tokenizer of the right size: converters want one, no measurement reads a word."""
     out = work / "models" / "tokenizer"
     if not out.exists():
