@@ -72,6 +72,7 @@ def make_artefact(design: Design, work: Path, recipe: Path, reporter: Reporter) 
 
 
 def main() -> None:
+    """Read the command line, export what is missing, measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--suite", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, required=True)
