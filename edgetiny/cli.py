@@ -59,7 +59,7 @@ COMMANDS = (
     Command("tokenizer encode", "tokenizer.encode", "Show the tokens of a text."),
     Command("tokenizer decode", "tokenizer.decode", "Show the text of token ids."),
     Command("data build", "data.build", "Tokenize text into shards; hold whole works out."),
-    Command("design", "design.stage", "Choose a shape for a size, or for a promise on a device."),
+    Command("design", "sweep.command", "Choose a shape for a size, or for a promise on a device."),
     Command("init", "init", "Make a checkpoint with random weights."),
     Command("inspect", "inspect", "Show shapes, parameters, bytes, lineage and statistics."),
     Command("inherit", "inherit.stage", "Cut a smaller model out of a trained one."),

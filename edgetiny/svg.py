@@ -13,12 +13,14 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 24, 12, 40
 class Series:
     """One curve: points (x, y) in data units, and its name in the legend.
 
-    has_marks: also a dot at each point, which shows a single one too.
+    has_marks: also a dot at each point, which shows a single one too. has_line: False leaves the
+    dots alone, for points in no order.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
     has_marks: bool = False
+    has_line: bool = True
 
 
 def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
@@ -29,8 +31,9 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
     parts += _axes(frame)
     for index, one in enumerate(series):
         path = " ".join(f"{frame.across(x):.1f},{frame.up(y):.1f}" for x, y in one.points)
-        parts.append(f'<polyline class="s{index}" points="{path}"/>')
-        if one.has_marks:
+        if one.has_line:
+            parts.append(f'<polyline class="s{index}" points="{path}"/>')
+        if one.has_marks or not one.has_line:
             places = [(frame.across(x), frame.up(y)) for x, y in one.points]
             parts += [f'<circle class="s{index}" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in places]
     if len(series) > 1:

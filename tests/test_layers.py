@@ -28,10 +28,11 @@ LAYERS = (
     ("quantize",),
     ("runtimes",),
     ("evaluate", "generate"),
-    ("inherit", "gqa"),
     ("train",),
+    ("importance",),
+    ("inherit", "gqa"),
     ("export", "bench"),
-    ("demo",),
+    ("demo", "sweep"),
     ("doctor",),
     ("cli",),
 )

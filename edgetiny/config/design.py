@@ -4,12 +4,12 @@ The file is described in docs/formats/design.md.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from edgetiny.config.base import Config, setting
+from edgetiny.config.base import Config, flag_name, setting
 from edgetiny.errors import ConfigError
 
 
@@ -56,6 +56,9 @@ _UNUSED = {
 }
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _SPEED = ("min_tok_s", "reached_share", "layer_overhead_us")
+# Settings of --sweep alone, and those of a design on paper that it has no use for.
+_SWEEP = ("tokens", "data", "train_batch_size", "sequence_length", "learning_rate", "seed")
+_NOT_SWEPT = ("device", "min_tok_s", "max_mb", "max_ram_mb", "num_hidden_layers", "hidden_size")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +80,9 @@ class DesignConfig(Config):
     )
     device: Path | None = setting(None, "device description (TOML); adds the predicted speed")
     out: Path | None = setting(
-        None, "design to write (TOML); with --from the recipe that makes the model"
+        None,
+        "design to write (TOML); with --from the recipe that makes the model; with --sweep a"
+        " folder",
     )
     num_hidden_layers: int | None = setting(
         None, "depth (default: near 20, as the paper recommends at 1B)", minimum=1
@@ -130,9 +135,23 @@ class DesignConfig(Config):
         None, "time of a layer beside that, in microseconds (default: 70)", minimum=0.0
     )
     text: tuple[Path, ...] = setting((), "text that the recipe's steps read; repeat for more")
+    sweep: int | None = setting(
+        None, "with --params: train so many shapes of the size alike, and compare them", minimum=2
+    )
+    data: Path | None = setting(None, "token shards that --sweep trains on")
+    tokens: str | None = setting(None, "tokens that each shape of --sweep sees, such as 2M")
+    train_batch_size: int = setting(8, "sequences in a step of --sweep", minimum=1)
+    sequence_length: int = setting(256, "tokens of a sequence in --sweep", minimum=2)
+    learning_rate: float = setting(2e-3, "peak learning rate of --sweep", minimum=0.0)
+    seed: int = setting(0, "seed of the weights and the order of --sweep", minimum=0)
+    resume: bool = setting(False, "go on with the sweep in --out")
     overwrite: bool = setting(False, "replace --out if it exists")
 
     def check(self) -> None:
+        if self.sweep is None:
+            self._check_no_sweep()
+        else:
+            self._check_sweep()
         asked = [name for name in _UNUSED if getattr(self, name) is not None]
         if len(asked) != 1:
             raise ConfigError("give one of --params, --from and --preset: what to design")
@@ -147,7 +166,7 @@ class DesignConfig(Config):
                     raise ConfigError(f"{flag} needs --device: the machine to predict for")
         if self.params is not None:
             parse_size(self.params)
-            if self.vocab is None:
+            if self.vocab is None and self.sweep is None:
                 raise ConfigError("--params needs --vocab: the rows of embedding and head")
         if self.source is not None and all(
             promise is None for promise in (self.min_tok_s, self.max_mb, self.max_ram_mb)
@@ -156,14 +175,41 @@ class DesignConfig(Config):
         if self.text and self.out is None:
             raise ConfigError("--text is for the recipe; give --out as well")
 
+    def _check_no_sweep(self) -> None:
+        for spec in fields(self):
+            if spec.name in (*_SWEEP, "resume") and getattr(self, spec.name) != spec.default:
+                raise ConfigError(f"{flag_name(spec)} is for --sweep; give that too")
 
-def parse_size(text: str) -> int:
-    """Return a number of parameters: 1B, 1.5b, 350M, 800K or digits.
+    def _check_sweep(self) -> None:
+        if self.params is None:
+            raise ConfigError("--sweep needs --params: the size of the shapes to train")
+        for name, what in (("data", "token shards"), ("tokens", "how long to train")):
+            if getattr(self, name) is None:
+                raise ConfigError(f"--sweep needs --{name}: {what}")
+        if self.out is None:
+            raise ConfigError("--sweep needs --out: a folder for its models and results")
+        if len(self.precision) > 1:
+            raise ConfigError("--sweep measures one --precision; give one")
+        for name in (*_NOT_SWEPT, "reached_share", "layer_overhead_us"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} does nothing with --sweep")
+        if self.resume and self.overwrite:
+            raise ConfigError("--resume keeps --out and --overwrite replaces it; give one of them")
+        if self.context < 4:
+            raise ConfigError(
+                f"--context {self.context} leaves --sweep nothing to decode; at least 4"
+            )
+        assert self.tokens is not None
+        parse_size(self.tokens, "--tokens")
+
+
+def parse_size(text: str, flag: str = "--params") -> int:
+    """Return a number of parameters or tokens: 1B, 1.5b, 350M, 800K or digits.
 
     Raises ConfigError for anything else.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb]?)", text.strip().lower())
     size = int(Decimal(match[1]) * _UNITS[match[2]]) if match else 0
     if size < 1:
-        raise ConfigError(f"--params {text} is no size; write it like 350M, 1.5B or 1500000")
+        raise ConfigError(f"{flag} {text} is no size; write it like 350M, 1.5B or 1500000")
     return size
