@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.errors import CheckpointError, DataError
-from edgetiny.model import Fresh, Layer, RMSNorm, Rotary
+from edgetiny.model import Fresh, Layer, RMSNorm, Rotary, open_layer
 from edgetiny.quantize.blocks import BlockWeight
 from edgetiny.quantize.gptq import quantize_gptq
 from edgetiny.quantize.kv import KVScales, fit_scales
@@ -78,11 +78,7 @@ class _Passage:
     def through(self, index: int) -> None:
         """Round one layer's matrices, note its keys and values, and move on to what it gives."""
         prefix = f"model.layers.{index}."
-        with torch.device("meta"):
-            layer = Layer(self._config, index)
-        weights = {name: self._tensors[prefix + name].float() for name in layer.state_dict()}
-        layer.load_state_dict(weights, assign=True)
-        del weights
+        layer = open_layer(self._config, index, self._tensors, torch.float32)
         linears = {
             name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)
         }
