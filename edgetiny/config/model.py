@@ -85,12 +85,18 @@ STUDENT_AXES = (
 )
 
 
+NeuronMethod = Literal["l1", "l2", "taylor", "activation", "random"]
+LayersMethod = Literal["greedy", "one-shot", "block", "cosine", "random"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InheritConfig(Config):
     stage: ClassVar[str] = "inherit"
 
     source: Path = setting(help="checkpoint folder to inherit from", argument=True)
-    data: Path = setting(help="token shards whose held-out part scores the layers")
+    data: Path = setting(
+        help="token shards: training text chooses, held-out text gives the loss before and after"
+    )
     out: Path = setting(help="checkpoint folder to write")
     to: Path | None = setting(
         None, "the student's whole shape: a TOML file of edgetiny design, or the name of a preset"
@@ -102,10 +108,23 @@ class InheritConfig(Config):
     num_attention_heads: int | None = setting(None, "query heads of the student", minimum=1)
     num_key_value_heads: int | None = setting(None, "key/value heads of the student", minimum=1)
     intermediate_size: int | None = setting(None, "FFN width of the student", minimum=1)
-    calibration_tokens: int = setting(16_384, "tokens that score the layers", minimum=1)
+    method: NeuronMethod = setting(
+        "taylor", "how neurons are chosen: by weights, by gradients, by what flows, or at random"
+    )
+    layers_method: LayersMethod = setting(
+        "greedy",
+        "how layers are chosen: by skipping each and looking again, each once, runs of neighbours,"
+        " by how far they turn their input, or at random",
+    )
+    calibration_tokens: int = setting(
+        16_384, "tokens of training text that choose; as many held-out ones are scored", minimum=1
+    )
+    seed: int = setting(0, "seed of what is chosen at random", minimum=0)
     overwrite: bool = setting(False, "replace --out if it exists")
 
     def check(self) -> None:
+        if self.seed and "random" not in (self.method, self.layers_method):
+            raise ConfigError("--seed is for what is chosen at random; leave it out")
         if self.to is not None:
             for name in STUDENT_AXES:
                 if getattr(self, name) is not None:

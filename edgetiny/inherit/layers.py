@@ -1,85 +1,114 @@
-"""Which layers stay: skip each, drop the one that is missed least, and look again.
+"""Which layers stay, by what the model loses without those that go."""
 
-Scores of single skips do not add up, so each drop is followed by a new look at those left.
-Source: the paper, section 3.2, "Important layers selection" (there: one look, three tasks).
-"""
-
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgetiny.console import QUIET, Reporter, Task
-from edgetiny.inherit.calibration import in_batches, summed_loss
-from edgetiny.model import Fresh, Rotary, Transformer
+from edgetiny.checkpoint import ModelConfig
+from edgetiny.config.model import LayersMethod
+from edgetiny.console import QUIET, Reporter
+from edgetiny.importance.skips import n_steps, skip_losses, turns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dropped:
-    """A layer that was dropped, by its index in the source, and the loss it cost, in nats."""
+    """A layer that goes, by its index in the source.
+
+    cost: nats per token that its absence was seen to cost; of a block that goes as one, what all of
+    it costs; by cosine how far it turns what goes through, 1 - cos; None where it was drawn.
+    """
 
     layer: int
-    loss_before: float
-    loss_after: float
+    cost: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a row of a table."""
+        return asdict(self)
 
 
 def choose_layers(
-    model: Transformer, windows: Tensor, n_kept: int, reporter: Reporter = QUIET
-) -> tuple[list[int], list[Dropped]]:
-    """Return the `n_kept` layers that stay, ascending, and those dropped in their order.
+    method: LayersMethod,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    windows: Tensor,
+    n_kept: int,
+    *,
+    seed: int = 0,
+    reporter: Reporter = QUIET,
+) -> list[Dropped]:
+    """Return the layers that go, in their order of going, so that `n_kept` stay.
 
-    windows: (N, T + 1) ids of held-out text.
+    windows: (N, T + 1) ids of training text. seed: of `random`.
     """
-    kept = list(range(model.config.num_hidden_layers))
-    dropped: list[Dropped] = []
-    n_passes = sum(_n_layer_runs(n) for n in range(n_kept + 1, len(kept) + 1))
-    n_batches = sum(1 for _ in in_batches(windows))
-    with reporter.task("layers", n_passes * n_batches) as task:
-        while len(kept) > n_kept:
-            loss, without = skip_losses(model, kept, windows, task)
-            place = min(range(len(kept)), key=without.__getitem__)
-            dropped.append(
-                Dropped(layer=kept.pop(place), loss_before=loss, loss_after=without[place])
-            )
-    return kept, dropped
+    n_layers = config.num_hidden_layers
+    n_dropped = n_layers - n_kept
+    if n_dropped == 0:
+        return []
+    if method == "greedy":
+        return _greedy(config, tensors, windows, n_dropped, reporter)
+    if method == "random":
+        drawn = torch.randperm(n_layers, generator=torch.Generator().manual_seed(seed))
+        return [Dropped(layer=layer, cost=None) for layer in drawn[:n_dropped].tolist()]
+    if method == "block":
+        return _block(config, tensors, windows, n_dropped, reporter)
+    if method == "cosine":
+        with reporter.task("layers", n_layers) as task:
+            costs = turns(config, tensors, windows, task)
+    else:
+        assert method == "one-shot"
+        costs = _skip_costs(config, tensors, list(range(n_layers)), windows, 1, reporter)
+    cheapest = sorted(range(n_layers), key=costs.__getitem__)[:n_dropped]
+    return [Dropped(layer=layer, cost=costs[layer]) for layer in cheapest]
 
 
-def without_layers(model: Transformer, kept: list[int]) -> Transformer:
-    """Take out of the model, in place, every layer that is not kept, and return it."""
-    model.model.layers = nn.ModuleList(model.model.layers[layer] for layer in kept)
-    return model
+def kept_layers(n_layers: int, dropped: list[Dropped]) -> list[int]:
+    """Return the layers that stay, ascending."""
+    return sorted(set(range(n_layers)) - {each.layer for each in dropped})
 
 
-@torch.inference_mode()
-def skip_losses(
-    model: Transformer, kept: list[int], windows: Tensor, task: Task | None = None
-) -> tuple[float, list[float]]:
-    """Return the mean loss in nats of the layers `kept`, and without each of them in turn.
-
-    What goes into each layer is remembered, so that a skip runs only the layers after it:
-    half the work. For one batch that is (kept + 1) x tokens x hidden numbers.
-    """
-    layers = [model.model.layers[index] for index in kept]
-    whole, without = 0.0, [0.0] * len(layers)
-    for tokens, targets in in_batches(windows):
-        sequence = Fresh(tokens)
-        x: Tensor = model.model.embed_tokens(tokens)  # (B, T, D)
-        rotary = Rotary(model.config, sequence.positions, x.dtype)
-        inputs = [x]
-        for layer in layers:
-            inputs.append(layer(inputs[-1], rotary, sequence))
-        whole += summed_loss(model, model.model.norm(inputs.pop()), targets)
-        for place in range(len(layers)):
-            x = inputs[place]
-            for layer in layers[place + 1 :]:
-                x = layer(x, rotary, sequence)
-            without[place] += summed_loss(model, model.model.norm(x), targets)
-        if task is not None:
-            task.advance(_n_layer_runs(len(layers)), note=f"{len(layers)} left")
-    n_tokens = windows[:, 1:].numel()
-    return whole / n_tokens, [total / n_tokens for total in without]
+def _greedy(
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    windows: Tensor,
+    n_dropped: int,
+    reporter: Reporter,
+) -> list[Dropped]:
+    """Drop the layer that is missed least, and look again: costs of single layers do not add up."""
+    kept = list(range(config.num_hidden_layers))
+    dropped = []
+    for _ in range(n_dropped):
+        costs = _skip_costs(config, tensors, kept, windows, 1, reporter)
+        place = min(range(len(kept)), key=costs.__getitem__)
+        dropped.append(Dropped(layer=kept.pop(place), cost=costs[place]))
+    return dropped
 
 
-def _n_layer_runs(n_layers: int) -> int:
-    """Return how many layers one batch runs through: all once, then those after each skip."""
-    return n_layers + n_layers * (n_layers - 1) // 2
+def _block(
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    windows: Tensor,
+    n_dropped: int,
+    reporter: Reporter,
+) -> list[Dropped]:
+    layers = list(range(config.num_hidden_layers))
+    costs = _skip_costs(config, tensors, layers, windows, n_dropped, reporter)
+    start = min(range(len(costs)), key=costs.__getitem__)
+    return [Dropped(layer=layer, cost=costs[start]) for layer in range(start, start + n_dropped)]
+
+
+def _skip_costs(
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    kept: list[int],
+    windows: Tensor,
+    length: int,
+    reporter: Reporter,
+) -> list[float]:
+    """Return what each run of `length` among the layers `kept` is worth, by place of its first."""
+    name = f"scoring {len(kept)} layers"
+    with reporter.task(name, n_steps(len(kept), windows)) as task:
+        found = skip_losses(config, tensors, kept, windows, (length,), task)
+    return [loss - found.whole for loss in found.without[length]]

@@ -1,57 +1,58 @@
-"""Which neurons stay: those whose coupled weights have the largest sum of squares.
+"""Which neurons stay: those with the highest scores, as many as the student's shape has."""
 
-Source: the paper, section 3.2, "L2"; coupled groups as in Ma et al. 2023, "LLM-Pruner".
-"""
-
-from collections import defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from edgetiny.checkpoint import Checkpoint, ModelConfig
-from edgetiny.inherit.surgery import Axis, Kept, axes, layer_of, source_names
+from edgetiny.checkpoint import ModelConfig
+from edgetiny.config.model import NeuronMethod
+from edgetiny.console import QUIET, Reporter
+from edgetiny.importance import activation, magnitude, taylor
+from edgetiny.importance.scores import Scores
+from edgetiny.inherit.surgery import Kept
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scores:
-    """Sum of squares of the weights that go with each neuron, fp64; lists hold one per layer."""
+def score(
+    method: NeuronMethod,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    windows: Tensor,
+    *,
+    seed: int = 0,
+    reporter: Reporter = QUIET,
+) -> Scores:
+    """Return the scores of a model's neurons by a method.
 
-    hidden: Tensor  # (hidden size,)
-    units: list[Tensor]  # each (intermediate size,)
-    query: list[Tensor]  # each (query heads,)
-    kv: list[Tensor]  # each (key/value heads,), without the query heads that read them
-
-
-def score(source: Checkpoint, layers: list[int]) -> Scores:
-    """Return the scores of a source's neurons, of which only `layers` stay.
-
-    A tied embedding counts twice towards the hidden dimensions, once for each of its roles.
-    Tensors are read one at a time.
+    windows: (N, T + 1) ids of training text, for the methods that read it. seed: of `random`.
     """
-    config = replace(source.config, num_hidden_layers=len(layers))
-    totals: dict[tuple[Axis, int | None], Tensor] = defaultdict(lambda: torch.zeros(()))
-    for name, source_name in source_names(config, layers):
-        tensor = source.tensor(source_name)
-        is_both = config.tie_word_embeddings and name == "model.embed_tokens.weight"
-        for dim, axis in enumerate(axes(name)):
-            if axis == "vocabulary":
-                continue
-            squares = _squares(tensor, dim) * (2 if is_both else 1)  # (size of the axis,)
-            if axis in ("query", "kv"):
-                squares = squares.view(-1, config.head_dim).sum(dim=1)  # (heads,)
-            key = (axis, None if axis == "hidden" else layer_of(name))
-            totals[key] = totals[key] + squares
-    each = range(len(layers))
+    if method == "random":
+        return random_scores(config, seed)
+    if method in ("l1", "l2"):
+        return magnitude.score(config, tensors, power=1 if method == "l1" else 2)
+    n_steps = len(windows) if method == "taylor" else config.num_hidden_layers
+    with reporter.task(f"scoring neurons by {method}", n_steps) as task:
+        of_text = taylor.score if method == "taylor" else activation.score
+        return of_text(config, tensors, windows, task)
+
+
+def random_scores(config: ModelConfig, seed: int) -> Scores:
+    """Return scores that know nothing: what a choice is to be compared with."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def some(count: int) -> Tensor:
+        return torch.rand(count, generator=generator, dtype=torch.float64)
+
+    each = range(config.num_hidden_layers)
     return Scores(
-        hidden=totals["hidden", None],
-        units=[totals["unit", layer] for layer in each],
-        query=[totals["query", layer] for layer in each],
-        kv=[totals["kv", layer] for layer in each],
+        hidden=some(config.hidden_size),
+        units=[some(config.intermediate_size) for _ in each],
+        query=[some(config.num_attention_heads) for _ in each],
+        kv=[some(config.num_key_value_heads) for _ in each],
     )
 
 
-def choose(scores: Scores, layers: list[int], student: ModelConfig) -> Kept:
+def choose(scores: Scores, student: ModelConfig) -> Kept:
     """Return the neurons with the highest scores, as many as the student's shape has.
 
     A group of query heads counts with its key/value head and the query heads it would keep.
@@ -66,7 +67,6 @@ def choose(scores: Scores, layers: list[int], student: ModelConfig) -> Kept:
         query.append(heads.flatten())
         kv.append(groups)
     return Kept(
-        layers=layers,
         hidden=best(scores.hidden, student.hidden_size),
         units=[best(of_units, student.intermediate_size) for of_units in scores.units],
         query=query,
@@ -81,12 +81,3 @@ def best(scores: Tensor, count: int) -> Tensor:
     """
     ranked = torch.argsort(scores, dim=-1, descending=True, stable=True)
     return ranked[..., :count].sort(dim=-1).values
-
-
-def _squares(tensor: Tensor, dim: int) -> Tensor:
-    """Return the sum of squares over every other dimension, fp64, without a copy of the tensor."""
-    others = [other for other in range(tensor.dim()) if other != dim]
-    if not others:
-        return tensor.double().square()
-    norms: Tensor = torch.linalg.vector_norm(tensor, dim=others, dtype=torch.float32)
-    return norms.double().square()

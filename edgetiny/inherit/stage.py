@@ -1,63 +1,62 @@
 """`edgetiny inherit`: a smaller checkpoint cut out of a larger one."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from edgetiny.checkpoint import Checkpoint, write_checkpoint
+from edgetiny.checkpoint import Checkpoint, ModelConfig, write_checkpoint
 from edgetiny.config.model import InheritConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.data import Shards
 from edgetiny.evaluate.compatible import check_same_tokenizer
 from edgetiny.files import atomic_folder, refuse_existing
-from edgetiny.inherit.calibration import calibration_windows, mean_loss, norm_factors
-from edgetiny.inherit.layers import choose_layers, without_layers
+from edgetiny.importance.axes import take_layers
+from edgetiny.importance.text import mean_loss, text_windows, trained_length
+from edgetiny.inherit.energy import kept_energy
+from edgetiny.inherit.layers import choose_layers, kept_layers
 from edgetiny.inherit.neurons import choose, score
 from edgetiny.inherit.shape import student_shape
-from edgetiny.inherit.surgery import cut
-from edgetiny.model import build_model, load_model
+from edgetiny.inherit.surgery import cut, cut_shape
+from edgetiny.model import Transformer, build_model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Student:
+    """A model that was cut out of another. metrics: what is to be told of how it came to be."""
+
+    shape: ModelConfig
+    tensors: Mapping[str, Tensor]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def model(self) -> Transformer:
+        """Return it as a module in its own dtype."""
+        return build_model(self.shape, self.tensors)
 
 
 def run(config: InheritConfig, reporter: Reporter = QUIET) -> Checkpoint:
     """Write the student cut out of `config.source` and return it, opened.
 
-    The source is held in memory in fp32 while its layers are scored; the cut itself streams.
     Raises ConfigError for a shape that the source cannot give, DataError for shards of another
-    tokenizer or without held-out text.
+    tokenizer or shorter than a window of text, CheckpointError for weights that are not finite.
     """
     refuse_existing(config.out, overwrite=config.overwrite)
     source = Checkpoint.open(config.source)
     shape = student_shape(source.config, config)
     shards = Shards.open(config.data)
     check_same_tokenizer(source.path, source.config.vocab_size, shards)
-    windows = calibration_windows(shards, config.calibration_tokens, trained_length(source))
-    model = load_model(source, torch.float32)
-    metrics: dict[str, Any] = {
-        "calibration_tokens": windows[:, 1:].numel(),
-        "loss_source": mean_loss(model, windows),
-    }
-    layers, dropped = choose_layers(model, windows, shape.num_hidden_layers, reporter)
-    model = without_layers(model, layers)
-    kept = choose(score(source, layers), layers, shape)
-    is_narrower = shape.hidden_size < source.config.hidden_size
-    factors = norm_factors(model, windows, kept.hidden) if is_narrower else {}
-    del model
-    tensors = cut(source, shape, kept, factors)
-    metrics |= {
-        "loss_student": mean_loss(build_model(shape, tensors, torch.float32), windows),
-        "kept_layers": layers,
-        "dropped_layers": [asdict(each) for each in dropped],
-    }
-    reporter.say(
-        f"loss {metrics['loss_source']:.3f} nats per token before,"
-        f" {metrics['loss_student']:.3f} after the cut"
-    )
+    held_out = text_windows(shards.valid, config.calibration_tokens, trained_length(source))
+    before = mean_loss(source.config, source.state_dict(), held_out)
+    student = inherit(source, shape, config, shards, reporter)
+    after = mean_loss(student.shape, student.tensors, held_out)
+    reporter.say(f"held-out loss {before:.3f} nats per token before, {after:.3f} after the cut")
+    metrics = {"loss_source": before, "loss_student": after} | student.metrics
     with atomic_folder(config.out, overwrite=config.overwrite) as folder:
         write_checkpoint(
             folder,
-            shape,
-            tensors,
+            student.shape,
+            student.tensors,
             stage="inherit",
             settings=config.as_json(),
             parent=source,
@@ -67,15 +66,37 @@ def run(config: InheritConfig, reporter: Reporter = QUIET) -> Checkpoint:
     return Checkpoint.open(config.out)
 
 
-def trained_length(source: Checkpoint) -> int:
-    """Return the most tokens that the source has seen in a row; its context if it does not say.
-
-    Beyond that its loss rises, which is not for want of any layer.
-    """
-    lineage = source.lineage
-    stages = [lineage, *lineage.get("ancestors", [])]
-    lengths = [
-        each["settings"]["sequence_length"] for each in stages if each.get("stage") == "train"
-    ]
-    longest = source.config.max_position_embeddings
-    return min(longest, max(lengths, default=longest))
+def inherit(
+    source: Checkpoint,
+    shape: ModelConfig,
+    config: InheritConfig,
+    shards: Shards,
+    reporter: Reporter = QUIET,
+) -> Student:
+    """Return the student of a shape: layers are chosen first, then neurons in those that stay."""
+    windows = text_windows(shards.train, config.calibration_tokens, trained_length(source))
+    dropped = choose_layers(
+        config.layers_method,
+        source.config,
+        source.state_dict(),
+        windows,
+        shape.num_hidden_layers,
+        seed=config.seed,
+        reporter=reporter,
+    )
+    layers = kept_layers(source.config.num_hidden_layers, dropped)
+    big, tensors = take_layers(source.config, source.state_dict(), layers)
+    scores = score(config.method, big, tensors, windows, seed=config.seed, reporter=reporter)
+    kept = choose(scores, shape)
+    energy = {}
+    if shape.hidden_size < big.hidden_size:
+        energy = kept_energy(big, tensors, windows, kept.hidden)
+    return Student(
+        shape=cut_shape(big, shape),
+        tensors=cut(big, tensors, shape, kept, energy),
+        metrics={
+            "calibration_tokens": windows[:, 1:].numel(),
+            "kept_layers": layers,
+            "dropped_layers": [each.as_json() for each in dropped],
+        },
+    )

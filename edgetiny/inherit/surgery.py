@@ -1,95 +1,66 @@
-"""Cutting layers and neurons out of a checkpoint: every tensor that shares an axis is cut alike.
-
-Axes: hidden dimensions (one set for the whole model), FFN units, query heads and key/value
-heads (a set per layer each). A head is head_dim neighbouring rows.
-"""
+"""Cutting neurons out of a model: every tensor that shares an axis is cut alike."""
 
 import functools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from edgetiny.checkpoint import Checkpoint, LazyTensors, ModelConfig, parameter_shapes
-
-Axis = Literal["vocabulary", "hidden", "unit", "query", "kv"]
-
-# What the dimensions of a tensor are, by the end of its name; a bias has the first one alone.
-_AXES: dict[str, tuple[Axis, ...]] = {
-    "embed_tokens.weight": ("vocabulary", "hidden"),
-    "lm_head.weight": ("vocabulary", "hidden"),
-    "norm.weight": ("hidden",),
-    "q_proj.weight": ("query", "hidden"),
-    "q_proj.bias": ("query",),
-    "k_proj.weight": ("kv", "hidden"),
-    "k_proj.bias": ("kv",),
-    "v_proj.weight": ("kv", "hidden"),
-    "v_proj.bias": ("kv",),
-    "o_proj.weight": ("hidden", "query"),
-    "o_proj.bias": ("hidden",),
-    "gate_proj.weight": ("unit", "hidden"),
-    "up_proj.weight": ("unit", "hidden"),
-    "down_proj.weight": ("hidden", "unit"),
-}
+from edgetiny.checkpoint import LazyTensors, ModelConfig, parameter_shapes
+from edgetiny.importance.axes import Axis, axes, layer_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
-    """What stays of a source, as ascending indices into it; the lists hold one set per kept layer.
+    """What stays of a model's neurons, as ascending indices; the lists hold one set per layer.
 
     query: query heads, as many in each kept group, counted over the whole layer.
     """
 
-    layers: list[int]
     hidden: Tensor  # (hidden size of the student,)
     units: list[Tensor]  # each (intermediate size of the student,)
     query: list[Tensor]  # each (query heads of the student,)
     kv: list[Tensor]  # each (key/value heads of the student,)
 
 
-def axes(name: str) -> tuple[Axis, ...]:
-    """Return what the dimensions of a tensor are."""
-    [found] = [kinds for end, kinds in _AXES.items() if name.endswith(end)]
-    return found
+def cut_shape(source: ModelConfig, student: ModelConfig) -> ModelConfig:
+    """Return the student's shape with the epsilon that its narrower norms need.
 
-
-def layer_of(name: str) -> int | None:
-    """Return the index of the layer that a tensor belongs to, None outside the layers."""
-    return int(name.split(".")[2]) if name.startswith("model.layers.") else None
-
-
-def source_names(student: ModelConfig, layers: list[int]) -> Iterator[tuple[str, str]]:
-    """Yield the name of each tensor in the student, and in the source it is cut from."""
-    for name in parameter_shapes(student):
-        layer = layer_of(name)
-        if layer is None:
-            yield name, name
-        else:
-            yield name, name.replace(f".{layer}.", f".{layers[layer]}.", 1)
+    A norm over d dimensions of which all but d' are silent divides by sqrt(sum / d + eps). Over
+    the d' alone that is sqrt(d' / d) sqrt(sum / d' + eps d / d'): the root goes into the weights.
+    """
+    wider = source.hidden_size / student.hidden_size
+    return replace(student, rms_norm_eps=source.rms_norm_eps * wider)
 
 
 def cut(
-    source: Checkpoint, student: ModelConfig, kept: Kept, norm_factors: Mapping[str, float]
+    source: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    student: ModelConfig,
+    kept: Kept,
+    energy: Mapping[str, float],
 ) -> LazyTensors:
     """Return the student's tensors, each cut when it is asked for; nothing removed keeps its bits.
 
-    norm_factors: what to multiply norm weights by, by their names in the student.
+    The student is the source with everything else silent, if it has the shape of `cut_shape`.
+    energy: by the name of a norm's weight, the share of the mean square before it that is of the
+    kept dimensions. The weight is multiplied by its root, so that the output keeps its scale; a
+    norm without one is cut as it is.
     """
 
-    def make(name: str, source_name: str) -> Tensor:
-        tensor = source.tensor(source_name)
+    def make(name: str) -> Tensor:
+        tensor = tensors[name]
         for dim, axis in enumerate(axes(name)):
-            index = _index(kept, axis, layer_of(name), source.config.head_dim)
+            index = _index(kept, axis, layer_of(name), source.head_dim)
             if index is not None and len(index) < tensor.shape[dim]:
                 tensor = tensor.index_select(dim, index)
-        if name in norm_factors:
-            tensor = (tensor.float() * norm_factors[name]).to(tensor.dtype)
+        factor = energy.get(name, 1.0) * source.hidden_size / student.hidden_size
+        if name.endswith("norm.weight") and factor != 1:
+            tensor = (tensor.double() * factor**0.5).to(tensor.dtype)
         return tensor
 
-    names = source_names(student, kept.layers)
-    return LazyTensors({name: functools.partial(make, name, old) for name, old in names})
+    return LazyTensors({name: functools.partial(make, name) for name in parameter_shapes(student)})
 
 
 def _index(kept: Kept, axis: Axis, layer: int | None, head_dim: int) -> Tensor | None:

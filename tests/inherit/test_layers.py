@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from edgetiny.inherit.calibration import mean_loss
-from edgetiny.inherit.layers import choose_layers, skip_losses, without_layers
+from edgetiny.importance.skips import skip_losses, turns
+from edgetiny.inherit.layers import choose_layers, kept_layers
 from edgetiny.model import load_model
 
 
@@ -16,8 +16,9 @@ def source(make_checkpoint):
 
 
 @torch.no_grad()
-def own_text(model, n_windows=24, length=48):
+def own_text(source, n_windows=16, length=32):
     """Return text that the model itself wrote, so that it misses each layer that does anything."""
+    model = load_model(source)
     torch.manual_seed(0)
     tokens = torch.randint(0, model.config.vocab_size, (n_windows, 1))
     for _ in range(length):
@@ -26,42 +27,43 @@ def own_text(model, n_windows=24, length=48):
     return tokens
 
 
-def test_skip_losses_are_those_of_models_without_the_layer(source):
-    model = load_model(source)
-    windows = own_text(model)
-    for kept in ([0, 1, 2, 3, 4], [0, 3, 4], [1]):
-        loss, without = skip_losses(model, kept, windows)
-        assert loss == pytest.approx(
-            mean_loss(without_layers(load_model(source), kept), windows), abs=1e-5
-        )
-        for place, skipped in enumerate(without):
-            left = kept[:place] + kept[place + 1 :]
-            shorter = without_layers(load_model(source), left)
-            assert skipped == pytest.approx(mean_loss(shorter, windows), abs=1e-5)
+def dropped(method, source, text, n_kept, **settings):
+    found = choose_layers(method, source.config, source.state_dict(), text, n_kept, **settings)
+    assert len(kept_layers(5, found)) == n_kept
+    return [each.layer for each in found]
 
 
-def test_the_layer_that_does_nothing_goes_first(source):
-    model = load_model(source)
-    kept, dropped = choose_layers(model, own_text(model), 4)
-    assert kept == [0, 1, 3, 4]
-    assert dropped[0].layer == 2
-    assert dropped[0].loss_before == dropped[0].loss_after
+@pytest.mark.parametrize("method", ["greedy", "one-shot", "block", "cosine"])
+def test_the_layer_that_does_nothing_goes_first(source, method):
+    assert dropped(method, source, own_text(source), 4) == [2]
 
 
-def test_each_drop_is_the_least_missed_of_those_left(source):
-    model = load_model(source)
-    windows = own_text(model)
-    kept, dropped = choose_layers(model, windows, 2)
-    left = list(range(5))
-    for each in dropped:
-        loss, without = skip_losses(model, left, windows)
-        assert (each.loss_before, each.loss_after) == (loss, min(without))
-        assert left[without.index(min(without))] == each.layer
-        left.remove(each.layer)
-    assert kept == left
-    assert len(kept) == 2
+def test_greedy_looks_again_at_those_left(source):
+    text = own_text(source)
+    left = [0, 1, 2, 3, 4]
+    for layer in dropped("greedy", source, text, 2):
+        costs = skip_losses(source.config, source.state_dict(), left, text).without[1]
+        assert left[costs.index(min(costs))] == layer
+        left.remove(layer)
+
+
+def test_each_method_drops_what_it_says(source):
+    text = own_text(source)
+    losses = skip_losses(source.config, source.state_dict(), range(5), text, (1, 3))
+    alone = losses.without[1]
+    assert dropped("one-shot", source, text, 2) == sorted(range(5), key=alone.__getitem__)[:3]
+    start = losses.without[3].index(min(losses.without[3]))
+    assert dropped("block", source, text, 2) == [start, start + 1, start + 2]
+    turned = turns(source.config, source.state_dict(), text)
+    assert dropped("cosine", source, text, 3) == sorted(range(5), key=turned.__getitem__)[:2]
+
+
+def test_random_follows_its_seed(source):
+    text = torch.zeros((1, 9), dtype=torch.int64)
+    draws = {tuple(dropped("random", source, text, 2, seed=seed)) for seed in range(8)}
+    assert len(draws) > 1
+    assert dropped("random", source, text, 2, seed=3) == dropped("random", source, text, 2, seed=3)
 
 
 def test_nothing_to_drop_costs_nothing(source):
-    model = load_model(source)
-    assert choose_layers(model, own_text(model, 1, 4), 5) == ([0, 1, 2, 3, 4], [])
+    assert dropped("greedy", source, torch.zeros((1, 9), dtype=torch.int64), 5) == []

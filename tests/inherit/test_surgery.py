@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from edgetiny.checkpoint import parameter_shapes
-from edgetiny.inherit.layers import without_layers
-from edgetiny.inherit.surgery import Kept, cut
-from edgetiny.model import RMSNorm, build_model, load_model
+from edgetiny.importance.axes import take_layers
+from edgetiny.inherit.surgery import Kept, cut, cut_shape
+from edgetiny.model import build_model
 
 KINDS = {
     "mha_tied": {},
@@ -45,9 +45,8 @@ def random_kept(source, student, seed=0):
     def some(n, n_kept):
         return torch.randperm(n, generator=generator)[:n_kept].sort().values
 
-    layers = some(source.num_hidden_layers, student.num_hidden_layers).tolist()
     query, kv = [], []
-    for _ in layers:
+    for _ in range(student.num_hidden_layers):
         groups = some(source.num_key_value_heads, student.num_key_value_heads)
         kv.append(groups)
         members = [some(source.group_size, student.group_size) for _ in groups]
@@ -55,18 +54,19 @@ def random_kept(source, student, seed=0):
             torch.cat([g * source.group_size + m for g, m in zip(groups, members, strict=True)])
         )
     return Kept(
-        layers=layers,
         hidden=some(source.hidden_size, student.hidden_size),
-        units=[some(source.intermediate_size, student.intermediate_size) for _ in layers],
+        units=[some(source.intermediate_size, student.intermediate_size) for _ in query],
         query=query,
         kv=kv,
     )
 
 
-def masked(source, kept, factors):
-    """Return the source's model with hooks that silence everything that is not kept."""
-    model = without_layers(load_model(source, torch.float32), kept.layers)
-    config = source.config
+def masked(config, tensors, kept, energy):
+    """Return a model with hooks that silence everything that is not kept; its norms see all of it.
+
+    energy: what their weights are multiplied by the root of.
+    """
+    model = build_model(config, tensors, torch.float32)
 
     def mask(size, places):
         return torch.zeros(size).index_fill(0, places, 1.0)
@@ -80,46 +80,63 @@ def masked(source, kept, factors):
         for linear, inputs in ((layer.self_attn.o_proj, query), (layer.mlp.down_proj, units)):
             linear.register_forward_pre_hook(lambda module, args, inputs=inputs: args[0] * inputs)
             linear.register_forward_hook(lambda module, args, out: out * hidden)
-    for name, module in model.named_modules():
-        if isinstance(module, RMSNorm):
-            factor = factors.get(f"{name}.weight", 1.0)
-
-            def norm(module, args, out, factor=factor):
-                squares = args[0][..., kept.hidden].square().mean(-1, keepdim=True)
-                scale = (squares + module.eps).rsqrt() * factor
-                return args[0] * hidden * scale * module.weight
-
-            module.register_forward_hook(norm)
+    for name, share in energy.items():
+        model.get_parameter(name).data.mul_(share**0.5)
     return model
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis", STUDENTS)
+@pytest.mark.parametrize("has_energy", [False, True])
 @torch.no_grad()
-def test_cut_model_equals_the_masked_one(make_checkpoint, kind, axis):
+def test_cut_model_equals_the_masked_one(make_checkpoint, kind, axis, has_energy):
     settings = {"num_attention_heads": 8, "num_key_value_heads": 8, "num_hidden_layers": 3}
-    source = make_checkpoint(**(settings | KINDS[kind]))
+    # An epsilon large enough to matter: the cut model needs another one.
+    source = make_checkpoint(**(settings | KINDS[kind] | {"rms_norm_eps": 0.1}))
     student = student_of(source.config, **STUDENTS[axis])
-    kept = random_kept(source.config, student)
+    layers = {1: [1], 2: [0, 2], 3: [0, 1, 2]}[student.num_hidden_layers]
+    big, tensors = take_layers(source.config, source.state_dict(), layers)
+    kept = random_kept(big, student)
     norms = [name for name in parameter_shapes(student) if "norm" in name]
-    is_narrower = student.hidden_size < source.config.hidden_size
-    factors = {name: 0.5 + 0.1 * i for i, name in enumerate(norms) if is_narrower}
-    tensors = cut(source, student, kept, factors)
+    energy = {name: 0.4 + 0.1 * i for i, name in enumerate(norms) if has_energy}
+    shape = cut_shape(big, student)
     tokens = torch.arange(60).view(3, 20)
-    torch.testing.assert_close(
-        build_model(student, tensors)(tokens),
-        masked(source, kept, factors)(tokens),
-        atol=1e-4,
-        rtol=1e-5,
-    )
+    ours = build_model(shape, cut(big, tensors, shape, kept, energy))(tokens)
+    wanted = masked(big, tensors, kept, energy)(tokens)
+    # Logits reach 40: five units in the last place of fp32.
+    torch.testing.assert_close(ours, wanted, atol=2e-5 * float(wanted.abs().max()), rtol=0)
+
+
+def test_layers_are_taken_in_order(make_checkpoint):
+    source = make_checkpoint(num_hidden_layers=4)
+    config, tensors = take_layers(source.config, source.state_dict(), [1, 3])
+    assert list(tensors) == list(parameter_shapes(replace(source.config, num_hidden_layers=2)))
+    for place, layer in enumerate((1, 3)):
+        name = "self_attn.q_proj.weight"
+        ours = tensors[f"model.layers.{place}.{name}"]
+        assert torch.equal(ours, source.tensor(f"model.layers.{layer}.{name}"))
+    assert config.num_hidden_layers == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_dtype_stays_and_factors_are_applied(make_checkpoint, dtype):
+def test_dtype_stays_and_energy_is_given_back(make_checkpoint, dtype):
     source = make_checkpoint(dtype=dtype)
-    student = replace(source.config, hidden_size=9)
-    kept = random_kept(source.config, student)
-    tensors = cut(source, student, kept, {"model.norm.weight": 2.0})
+    shape = cut_shape(source.config, replace(source.config, hidden_size=8))
+    kept = random_kept(source.config, shape)
+    tensors = cut(source.config, source.state_dict(), shape, kept, {"model.norm.weight": 0.25})
     assert {tensor.dtype for tensor in tensors.values()} == {dtype}
-    wanted = source.tensor("model.norm.weight")[kept.hidden] * 2
-    assert torch.equal(tensors["model.norm.weight"], wanted)
+    assert torch.equal(
+        tensors["model.norm.weight"], source.tensor("model.norm.weight")[kept.hidden]
+    )
+    other = "model.layers.0.input_layernorm.weight"
+    assert torch.equal(tensors[other], source.tensor(other)[kept.hidden] * 2)
+    assert shape.rms_norm_eps == 4 * source.config.rms_norm_eps
+
+
+@torch.no_grad()
+def test_keeping_everything_keeps_every_bit(make_checkpoint):
+    source = make_checkpoint(dtype=torch.bfloat16, num_key_value_heads=2)
+    shape = cut_shape(source.config, source.config)
+    assert shape == source.config
+    tensors = cut(source.config, source.state_dict(), shape, random_kept(shape, shape), {})
+    assert all(torch.equal(tensors[name], source.tensor(name)) for name in source.names())
