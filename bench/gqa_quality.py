@@ -88,7 +88,7 @@ class Measured:
             for each in [self.teacher.lineage, *self.teacher.lineage["ancestors"]]
             if each["stage"] == "train"
         )
-        self.context = window_length(self.teacher, self.config(MEAN, 2))
+        self.context = window_length(self.teacher)
         self.documents: list[ScoredDocument] = list(
             documents_of_split(
                 self.shards.valid, self.shards.document_start is not None, options.eval_tokens
@@ -120,7 +120,9 @@ class Measured:
         """Convert, and return held-out bits per byte."""
         if way.refit:
             return self.bits(gqa(self.config(way, groups)))
-        windows = calibration_windows(self.shards, self.options.calibration_tokens, self.context)
+        windows = calibration_windows(
+            self.shards.train.tokens, self.options.calibration_tokens, self.context
+        )
         with self.reporter.task("aligning", self.teacher.config.num_hidden_layers) as task:
             made, _ = align(
                 self.teacher,

@@ -59,7 +59,17 @@ class ExportConfig(Config):
     )
     calibration_text: Path | None = setting(None, "text that calibrates, instead of --data")
     gqa_groups: int | None = setting(
-        None, "mean-pool the key/value heads to this many on the way out", minimum=1
+        None, "merge the key/value heads to this many on the way out", minimum=1
+    )
+    gqa_grouping: Literal["adjacent", "similarity"] | None = setting(
+        None,
+        "heads that --gqa-groups lets share: neighbours (adjacent, the default), or those nearest"
+        " on calibration text (similarity)",
+    )
+    gqa_pool: Literal["mean", "aligned"] | None = setting(
+        None,
+        "a group's shared head: its mean (the default), or the best one on calibration text, as of"
+        " `edgetiny gqa` (aligned)",
     )
     context: int | None = setting(
         None,
@@ -88,6 +98,9 @@ class ExportConfig(Config):
             raise ConfigError("--device is what --dry-run predicts for; give --dry-run too")
         if self.data is not None and self.calibration_text is not None:
             raise ConfigError("give --data or --calibration-text, not both")
+        if self.gqa_groups is None and (self.gqa_pool or self.gqa_grouping):
+            given = "--gqa-pool" if self.gqa_pool else "--gqa-grouping"
+            raise ConfigError(f"{given} is how --gqa-groups merges heads; give --gqa-groups too")
         if not self.format:
             raise ConfigError("--format is empty; give onnx, executorch or gguf")
 
@@ -99,3 +112,15 @@ class VerifyConfig(Config):
     artefact: Path = setting(help="artefact folder", argument=True)
     against: Path = setting(help="checkpoint folder that it was exported from")
     text: Path | None = setting(None, "held-out text to score as well")
+    data: Path | None = setting(
+        None,
+        "token shards whose held-out part is scored as well; those of the export, where text merged"
+        " the key/value heads",
+    )
+    calibration_text: Path | None = setting(
+        None, "text that merged the key/value heads at the export, instead of --data"
+    )
+
+    def check(self) -> None:
+        if self.data is not None and self.calibration_text is not None:
+            raise ConfigError("give --data or --calibration-text, not both")

@@ -10,7 +10,9 @@ from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.config.export import ExportConfig
 from edgetiny.console import Reporter
 from edgetiny.data import Shards
+from edgetiny.data.shards import Tokens
 from edgetiny.errors import ConfigError
+from edgetiny.evaluate.compatible import check_same_tokenizer
 from edgetiny.export.package import open_tokenizer
 from edgetiny.export.plan import Plan
 from edgetiny.quantize import Scheme, Weights, calibrate, calibration_windows
@@ -41,8 +43,10 @@ def say_rounding(made: Sequence[Plan], config: ExportConfig, reporter: Reporter)
         reporter.say(f"int4 weights are rounded to the nearest{better}")
 
 
-def check_calibration(config: ExportConfig, made: list[Plan], checkpoint: Checkpoint) -> None:
-    """Raise ConfigError if text is given that no plan reads, or is missing where one does."""
+def check_calibration(
+    config: ExportConfig, made: list[Plan], checkpoint: Checkpoint, *, merges_by_text: bool
+) -> None:
+    """Raise ConfigError if text is given that nothing reads, or is missing where a plan does."""
     is_given = config.data is not None or config.calibration_text is not None
     wanting = [plan for plan in made if scheme_of(plan).needs_text]
     if wanting and not is_given:
@@ -50,13 +54,11 @@ def check_calibration(config: ExportConfig, made: list[Plan], checkpoint: Checkp
             f"{wanting[0].name} is calibrated on text: give --data SHARDS or --calibration-text"
             " FILE"
         )
-    if is_given and not wanting:
+    if is_given and not wanting and not merges_by_text:
         raise ConfigError(
-            "--data and --calibration-text are for --method gptq and --kv int8; nothing else here"
-            " reads them"
+            "--data and --calibration-text are for --method gptq, --kv int8, --gqa-pool aligned and"
+            " --gqa-grouping similarity; nothing else here reads them"
         )
-    if config.calibration_text is not None and open_tokenizer(checkpoint.path) is None:
-        raise ConfigError(f"--calibration-text cannot be read: {checkpoint.path} has no tokenizer")
 
 
 def make_weights(
@@ -83,17 +85,26 @@ def make_weights(
 def _windows(
     checkpoint: Checkpoint, shape: ModelConfig, plan: Plan, config: ExportConfig
 ) -> Tensor:
-    window = min(512, plan.context)
-    if config.data is not None:
-        shards = Shards.open(config.data)
-        tokenizer = open_tokenizer(checkpoint.path)
-        if tokenizer is not None and tokenizer.sha256 != shards.tokenizer_sha256:
-            raise ConfigError(f"{config.data} was not made with the tokenizer of {checkpoint.path}")
-        return calibration_windows(shards.train.tokens, shape.bos_token_id, window=window)
-    assert config.calibration_text is not None
+    tokens = calibration_tokens(checkpoint, config.data, config.calibration_text)
+    return calibration_windows(tokens, shape.bos_token_id, window=min(512, plan.context))
+
+
+def calibration_tokens(
+    checkpoint: Checkpoint, data: Path | None, calibration_text: Path | None
+) -> Tokens:
+    """Return the flat ids of what calibrates: the training part of shards, or a text file.
+
+    Raises DataError for shards of another tokenizer, ConfigError where none can read the text.
+    """
+    if data is not None:
+        shards = Shards.open(data)
+        check_same_tokenizer(checkpoint.path, checkpoint.config.vocab_size, shards)
+        return shards.train.tokens
+    assert calibration_text is not None
     tokenizer = open_tokenizer(checkpoint.path)
-    assert tokenizer is not None
+    if tokenizer is None:
+        raise ConfigError(f"--calibration-text cannot be read: {checkpoint.path} has no tokenizer")
     ids: list[int] = []
-    for document in read_documents([config.calibration_text]):
+    for document in read_documents([calibration_text]):
         ids += tokenizer.encode(document.text)
-    return calibration_windows(np.array(ids, np.uint32), shape.bos_token_id, window=window)
+    return np.array(ids, np.uint32)

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -98,14 +98,17 @@ def write_manifest(
     config: ModelConfig,
     models: Sequence[ModelFile],
     *,
-    gqa_groups: int | None,
+    merge: Mapping[str, Any],
 ) -> None:
-    """Write `manifest.json`: it hashes every file there is. It holds no date and no path."""
+    """Write `manifest.json`: it hashes every file there is. It holds no date and no path.
+
+    merge: the keys that say what became of the key/value heads.
+    """
     payload = {
         "schema_version": SCHEMA_VERSION,
         "parameters": sum(math.prod(shape) for shape in parameter_shapes(config).values()),
         "source_sha256": checkpoint.sha256,
-        "gqa_groups": gqa_groups,
+        **merge,
         "tokenizer_sha256": _tokenizer_sha256(checkpoint.path),
         "models": [asdict(model) for model in models],
         "versions": {name: _version(name) for name in _packages(models)},

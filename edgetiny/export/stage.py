@@ -16,6 +16,7 @@ from edgetiny.errors import ConfigError
 from edgetiny.export.calibration import check_calibration, make_weights, say_rounding
 from edgetiny.export.card import model_card
 from edgetiny.export.dry_run import DryRunResult, dry_run
+from edgetiny.export.merge import merge_of, merged_shape, reads_text, source_of
 from edgetiny.export.package import (
     model_file,
     open_tokenizer,
@@ -29,10 +30,10 @@ from edgetiny.export.verify import (
     ask_checkpoint,
     make_questions,
     score_unmerged,
-    source_tensors,
     verify,
 )
 from edgetiny.files import atomic_folder, read_json, refuse_existing, write_json
+from edgetiny.gqa import Merge
 
 _DEMO = Path("demo-out/demo.json")
 _DEMO_SCHEMA_VERSION = 1
@@ -53,7 +54,7 @@ class ExportResult:
     artefact: Artefact
     verification: Verification
     gqa: Sequence[Mapping[str, Any]] = ()
-    """Bits per byte of each text before and after key/value heads were averaged, if they were."""
+    """Bits per byte of each text before and after key/value heads were merged, if they were."""
 
     def summary(self) -> dict[str, Any]:
         """Return what the command line prints: files, graphs, and how close they are."""
@@ -83,8 +84,7 @@ def run(config: ExportConfig, reporter: Reporter = QUIET) -> ExportResult | DryR
     source = config.source if config.source is not None else default_source(reporter)
     checkpoint = Checkpoint.open(source)
     if config.dry_run:
-        shape, _ = source_tensors(checkpoint, config.gqa_groups)
-        return dry_run(config, checkpoint, shape)
+        return dry_run(config, checkpoint, merged_shape(checkpoint, merge_of(config)))
     return export(config, checkpoint, config.out or default_out(source, config), reporter)
 
 
@@ -97,16 +97,18 @@ def export(
     checkpoint does; ConfigError for settings that do not fit the model.
     """
     refuse_existing(out, overwrite=config.overwrite)
-    shape, tensors = source_tensors(checkpoint, config.gqa_groups)
-    made = plans(config, shape)
+    merge = merge_of(config)
+    made = plans(config, merged_shape(checkpoint, merge))
     _require_name(out, made)
-    check_calibration(config, made, checkpoint)
+    check_calibration(config, made, checkpoint, merges_by_text=reads_text(checkpoint, merge))
     lowerers = [lowerer_of(plan, checkpoint) for plan in made]
-    _say_gqa(checkpoint, config.gqa_groups, reporter)
+    _say_merge(checkpoint, merge, reporter)
     say_rounding(made, config, reporter)
+    source = source_of(checkpoint, merge, config, reporter)
+    shape, tensors = source.shape, source.tensors
     asked = make_questions(checkpoint, shape, made, config.text, config.data)
     wanted = ask_checkpoint(checkpoint, shape, tensors, asked, reporter)
-    gqa = [] if shape == checkpoint.config else _gqa_cost(checkpoint, asked, wanted)
+    gqa = [] if shape == checkpoint.config else _gqa_cost(checkpoint, asked, wanted, reporter)
     with atomic_folder(out, overwrite=config.overwrite) as folder:
         models = []
         for plan, lower in zip(made, lowerers, strict=True):
@@ -120,7 +122,7 @@ def export(
                     lowered = lower(folder / inside, weights, plan, task.advance)
             models.append(model_file(plan, lowered, inside, shape))
         write_companions(folder, checkpoint, shape, made)
-        write_manifest(folder, checkpoint, shape, models, gqa_groups=config.gqa_groups)
+        write_manifest(folder, checkpoint, shape, models, merge=source.facts())
         measured = verify(folder, models, checkpoint, asked, wanted, reporter)
         verification = replace(measured, artefact=out)
         verification.require()
@@ -144,11 +146,16 @@ def lowerer_of(plan: Plan, checkpoint: Checkpoint) -> Lower:
     return lower
 
 
-def _gqa_cost(checkpoint: Checkpoint, asked: Questions, wanted: Answers) -> list[dict[str, Any]]:
-    """Return what averaging key/value heads did to each text, in bits per byte (fp32)."""
+def _gqa_cost(
+    checkpoint: Checkpoint, asked: Questions, wanted: Answers, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """Say and return what merging key/value heads did to each text, in bits per byte (fp32)."""
     if open_tokenizer(checkpoint.path) is None:
         return []
-    pairs = zip(score_unmerged(checkpoint, asked), wanted.scores, strict=True)
+    pairs = list(zip(score_unmerged(checkpoint, asked), wanted.scores, strict=True))
+    for before, after in pairs:
+        bits = f"{before.bits_per_byte:.4f} before merging heads, {after.bits_per_byte:.4f} after"
+        reporter.say(f"bits per byte of {before.group}: {bits}")
     return [
         {
             "text": before.group,
@@ -226,9 +233,11 @@ def default_out(source: Path, config: ExportConfig) -> Path:
     return folder / name
 
 
-def _say_gqa(checkpoint: Checkpoint, groups: int | None, reporter: Reporter) -> None:
-    n_before = checkpoint.config.num_key_value_heads
+def _say_merge(checkpoint: Checkpoint, merge: Merge | None, reporter: Reporter) -> None:
+    if merge is None:
+        return
+    n_before, groups = checkpoint.config.num_key_value_heads, merge.groups
     if groups == n_before:
         reporter.say(f"--gqa-groups {groups} changes nothing: the model has {n_before} KV heads")
-    elif groups is not None:
-        reporter.say(f"averaging {n_before} key/value heads into {groups}")
+    else:
+        reporter.say(f"{n_before} key/value heads become {groups}: {merge.grouping}, {merge.pool}")

@@ -19,12 +19,12 @@ from edgetiny.cost import parameters
 from edgetiny.data import Shards
 from edgetiny.errors import ArtefactError, CheckFailed, ConfigError
 from edgetiny.evaluate import GroupScore, documents_of_split
+from edgetiny.export.merge import source_again
 from edgetiny.export.package import open_tokenizer
 from edgetiny.export.parity import Parity, compare, failures, limits_of
 from edgetiny.export.plan import Plan
 from edgetiny.export.probe import Answers, Questions, ask, questions, score
 from edgetiny.files import sha256_file
-from edgetiny.gqa import to_gqa
 from edgetiny.model import build_model
 from edgetiny.runtimes import EagerRuntime, Engine, Runtime, open_runtime
 
@@ -154,7 +154,8 @@ def run(config: VerifyConfig, reporter: Reporter = QUIET) -> Verification:
     """
     artefact = Artefact.open(config.artefact)
     checkpoint = Checkpoint.open(config.against)
-    shape, tensors = source_tensors(checkpoint, artefact.manifest["gqa_groups"])
+    source = source_again(checkpoint, artefact.manifest, config, reporter)
+    shape, tensors = source.shape, source.tensors
     if shape != artefact.config:
         raise ArtefactError(
             f"{config.artefact} was exported from a model of another shape than {config.against};"
@@ -162,7 +163,7 @@ def run(config: VerifyConfig, reporter: Reporter = QUIET) -> Verification:
         )
     if checkpoint.sha256 != artefact.manifest["source_sha256"]:
         reporter.say(f"{config.artefact} was exported from another checkpoint of the same shape")
-    asked = make_questions(checkpoint, shape, artefact.models, config.text)
+    asked = make_questions(checkpoint, shape, artefact.models, config.text, config.data)
     wanted = ask_checkpoint(checkpoint, shape, tensors, asked, reporter)
     verification = verify(config.artefact, artefact.models, checkpoint, asked, wanted, reporter)
     verification.require()
@@ -249,15 +250,6 @@ def _row(each: ModelVerification) -> dict[str, Any]:
         "bits_per_byte": scores[-1]["bits_per_byte"],
         "checkpoint_bits_per_byte": scores[-1]["checkpoint_bits_per_byte"],
     }
-
-
-def source_tensors(
-    checkpoint: Checkpoint, gqa_groups: int | None
-) -> tuple[ModelConfig, Mapping[str, Tensor]]:
-    """Return what is exported of a checkpoint: itself, or with fewer key/value heads."""
-    if gqa_groups is None:
-        return checkpoint.config, checkpoint.state_dict()
-    return to_gqa(checkpoint, gqa_groups)
 
 
 def make_questions(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgetiny.checkpoint import Checkpoint, ModelConfig, parameter_shapes
 from edgetiny.console import Task
-from edgetiny.data import Shards
+from edgetiny.data.shards import Tokens
 from edgetiny.errors import DataError
 from edgetiny.gqa.align import aligned_tensors, plain_mean, share
 from edgetiny.gqa.grouping import Group, Grouping, adjacent, cheapest
@@ -28,21 +28,20 @@ _BATCH_TOKENS = 2048
 _TRIAL_WINDOWS = 8
 
 
-def calibration_windows(shards: Shards, n_tokens: int, length: int) -> Tensor:
-    """Return about `n_tokens` of training text, (windows, length), spread evenly over the split.
+def calibration_windows(tokens: Tokens, n_tokens: int, length: int) -> Tensor:
+    """Return about `n_tokens` of a flat run of ids, (windows, length), spread evenly over it.
 
     Raises DataError if the text is shorter than a window.
     """
-    split = shards.train
-    n_there = len(split.tokens) // length
+    n_there = len(tokens) // length
     if n_there < 1:
         raise DataError(
-            f"{shards.path} holds {len(split.tokens):,} tokens for training, less than the"
-            f" {length} of one calibration window; give more text, or a smaller --context"
+            f"the training text holds {len(tokens):,} tokens, less than the {length} of one"
+            " calibration window; give more text, or a smaller --context"
         )
     n_windows = min(n_there, -(-n_tokens // length))
     chosen = np.arange(n_windows, dtype=np.int64) * n_there // n_windows
-    rows = split.tokens[chosen[:, None] * length + np.arange(length)]  # (windows, length)
+    rows = tokens[chosen[:, None] * length + np.arange(length)]  # (windows, length)
     return torch.from_numpy(rows.astype(np.int64))
 
 

@@ -1,14 +1,10 @@
 """`edgetiny gqa`: a checkpoint whose query heads share fewer key/value heads."""
 
-import functools
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from edgetiny.checkpoint import Checkpoint, LazyTensors, ModelConfig, write_checkpoint
+from edgetiny.checkpoint import Checkpoint, write_checkpoint
 from edgetiny.config.model import GqaConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.data import Shards
@@ -16,20 +12,12 @@ from edgetiny.errors import ConfigError
 from edgetiny.evaluate import bits_per_byte, documents_of_split
 from edgetiny.evaluate.compatible import check_same_tokenizer
 from edgetiny.files import atomic_folder, refuse_existing
-from edgetiny.gqa.calibrate import LayerReport, align, calibration_windows, find_groupings
-from edgetiny.gqa.pool import Pool, check_groups, to_gqa
+from edgetiny.gqa.calibrate import calibration_windows
+from edgetiny.gqa.convert import Converted, Merge, convert
+from edgetiny.gqa.pool import check_groups
 from edgetiny.model import build_model
 
 _CONTEXT = 512
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Converted:
-    """A model with fewer key/value heads. reports: of each layer; none for plain neighbours."""
-
-    shape: ModelConfig
-    tensors: Mapping[str, Tensor]
-    reports: list[LayerReport]
 
 
 def run(config: GqaConfig, reporter: Reporter = QUIET) -> Checkpoint:
@@ -46,7 +34,7 @@ def run(config: GqaConfig, reporter: Reporter = QUIET) -> Checkpoint:
     if config.data is not None:
         shards = Shards.open(config.data)
         check_same_tokenizer(source.path, source.config.vocab_size, shards)
-    converted = convert(source, config, shards, reporter)
+    converted = _converted(source, config, shards, reporter)
     metrics: dict[str, Any] = {"kv_heads_before": source.config.num_key_value_heads}
     if converted.reports:
         metrics["layers"] = [
@@ -68,70 +56,41 @@ def run(config: GqaConfig, reporter: Reporter = QUIET) -> Checkpoint:
     return Checkpoint.open(config.out)
 
 
-def convert(
-    source: Checkpoint, config: GqaConfig, shards: Shards | None, reporter: Reporter = QUIET
+def _converted(
+    source: Checkpoint, config: GqaConfig, shards: Shards | None, reporter: Reporter
 ) -> Converted:
-    """Return the model with `config.groups` key/value heads.
-
-    shards: where the calibration text comes from; grouping by similarity and aligning need them.
-    """
     n_before, groups = source.config.num_key_value_heads, config.groups
     if groups == n_before:
         reporter.say(f"--groups {groups} changes nothing: the model has {n_before} KV heads")
-        shape, tensors = to_gqa(source, groups)
-        return Converted(shape=shape, tensors=tensors, reports=[])
-    reporter.say(f"{n_before} key/value heads become {groups}: {config.grouping}, {config.pool}")
-    reports: list[LayerReport] = []
-    if not config.needs_text:
-        shape, tensors = to_gqa(source, groups, pool=_plain(config), seed=config.seed)
-        return Converted(shape=shape, tensors=tensors, reports=reports)
+    else:
+        reporter.say(
+            f"{n_before} key/value heads become {groups}: {config.grouping}, {config.pool}"
+        )
+    merge = Merge(groups=groups, grouping=config.grouping, pool=config.pool, seed=config.seed)
+    if not merge.needs_text or groups == n_before:
+        return convert(source, merge)
     assert shards is not None
-    windows = calibration_windows(shards, config.calibration_tokens, window_length(source, config))
-    with reporter.task("merging heads, layer by layer", source.config.num_hidden_layers) as task:
-        if config.pool == "aligned":
-            by_similarity = config.grouping == "similarity"
-            made, reports = align(source, groups, windows, task, by_similarity=by_similarity)
-            shape, tensors = _with(source, groups, made)
-            return Converted(shape=shape, tensors=tensors, reports=reports)
-        reports = find_groupings(source, groups, windows, task)
-    groupings = [each.grouping for each in reports]
-    shape, tensors = to_gqa(
-        source, groups, pool=_plain(config), groupings=groupings, seed=config.seed
+    windows = calibration_windows(
+        shards.train.tokens, config.calibration_tokens, window_length(source, config.context)
     )
-    return Converted(shape=shape, tensors=tensors, reports=reports)
+    return convert(source, merge, windows, reporter)
 
 
-def window_length(source: Checkpoint, config: GqaConfig) -> int:
-    """Return the tokens of a window: as asked, or up to 512 of what the model was trained on.
+def window_length(source: Checkpoint, context: int | None = None) -> int:
+    """Return the tokens of a window: `context`, or up to 512 of what the model was trained on.
 
     Raises ConfigError if they are beyond the model's longest context.
     """
     longest = source.config.max_position_embeddings
-    if config.context is not None:
-        if config.context > longest:
-            raise ConfigError(
-                f"--context {config.context} is beyond the model's {longest} positions"
-            )
-        return config.context
+    if context is not None:
+        if context > longest:
+            raise ConfigError(f"--context {context} is beyond the model's {longest} positions")
+        return context
     stages = [source.lineage, *source.lineage.get("ancestors", [])]
     trained: list[int] = [
         each["settings"]["sequence_length"] for each in stages if each.get("stage") == "train"
     ]
     return min(_CONTEXT, longest, *trained)
-
-
-def _plain(config: GqaConfig) -> Pool:
-    assert config.pool != "aligned"
-    return config.pool
-
-
-def _with(
-    source: Checkpoint, groups: int, made: Mapping[str, Tensor]
-) -> tuple[ModelConfig, Mapping[str, Tensor]]:
-    """Return the source's configuration and tensors with the attention that was made."""
-    makers = {name: functools.partial(source.tensor, name) for name in source.names()}
-    makers |= {name: functools.partial(made.__getitem__, name) for name in made}
-    return replace(source.config, num_key_value_heads=groups), LazyTensors(makers)
 
 
 def _bits_before_and_after(
@@ -148,7 +107,7 @@ def _bits_before_and_after(
     documents = list(
         documents_of_split(shards.valid, shards.document_start is not None, config.eval_tokens)
     )
-    length = window_length(source, config)
+    length = window_length(source, config.context)
     bits = {}
     for name, shape, tensors in (
         ("bits_per_byte_before", source.config, source.state_dict()),

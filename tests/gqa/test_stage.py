@@ -78,7 +78,7 @@ def test_text_is_asked_for_where_it_is_needed(tmp_path, changes, flag):
 def test_bad_text_is_refused_and_leaves_nothing(make_checkpoint, make_shards, tmp_path):
     source = make_checkpoint()
     values = {"source": source.path, "groups": 2, "pool": "aligned", "out": tmp_path / "out"}
-    with pytest.raises(DataError, match="20 tokens for training, less than the 32 of one"):
+    with pytest.raises(DataError, match="20 tokens, less than the 32 of one"):
         run(GqaConfig(data=make_shards("short", n_train=20), context=32, **values))
     with pytest.raises(DataError, match="vocabulary of 97"):
         run(GqaConfig(data=make_shards("other", vocab_size=200), **values))
