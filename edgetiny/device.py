@@ -3,10 +3,8 @@
 The format is described in docs/formats/device.md.
 """
 
-import json
 import os
 import platform
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 from edgetiny.config.demo import DeviceConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.errors import DeviceError
-from edgetiny.files import atomic_file, refuse_existing
+from edgetiny.files import atomic_file, read_toml, refuse_existing, toml_value
 from edgetiny.measure import (
     GEMM_DTYPES,
     Bandwidth,
@@ -138,28 +136,19 @@ def to_toml(device: Device) -> str:
     for spec in fields(device):
         value = getattr(device, spec.name)
         if value is not None and not isinstance(value, Mapping):
-            lines.append(f"{spec.name} = {_toml_value(value)}")
+            figure = value if isinstance(value, str) else round(value)
+            lines.append(f"{spec.name} = {toml_value(figure)}")
     lines += ["", "[gemm_flops_per_s]"]
-    lines += [f"{dtype} = {_toml_value(rate)}" for dtype, rate in device.gemm_flops_per_s.items()]
+    lines += [f"{dtype} = {round(rate)}" for dtype, rate in device.gemm_flops_per_s.items()]
     return "\n".join(lines) + "\n"
 
 
 def read_device(path: Path) -> Device:
     """Read a description. Raises DeviceError naming the key that is missing, unknown or wrong."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DeviceError(f"{path} does not exist; `edgetiny device` writes one") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DeviceError(f"{path} cannot be read as TOML: {error}") from error
-    version = values.pop("schema_version", None)
-    if type(version) is not int or version < 1:
-        raise DeviceError(f"{path} has no schema_version; is it a device description?")
-    if version > SCHEMA_VERSION:
-        raise DeviceError(
-            f"{path} follows schema version {version}, this edgetiny knows up to"
-            f" {SCHEMA_VERSION}; upgrade edgetiny"
-        )
+    if not path.exists():
+        raise DeviceError(f"{path} does not exist; `edgetiny device` writes one")
+    kind = "device description"
+    values = read_toml(path, kind, schema_version=SCHEMA_VERSION, error=DeviceError)
     return _from_values(values, path)
 
 
@@ -210,13 +199,6 @@ def _rate(values: Mapping[str, Any], key: str, path: Path) -> float:
     if type(value) not in (int, float) or not 0 < value < float("inf"):
         raise DeviceError(f"{path}: {key} must be a rate above 0, not {value!r}")
     return float(value)
-
-
-def _toml_value(value: str | float) -> str:
-    if isinstance(value, str):
-        # JSON's escapes are TOML's, but TOML also wants the delete character escaped.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return str(round(value))
 
 
 def _source(bandwidth: Bandwidth, peaks: list[GemmPeak], load: float) -> str:

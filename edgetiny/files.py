@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and JSON that says which schema it follows."""
+"""Files and folders that appear whole or not at all; JSON and TOML that say which schema it is."""
 
 import contextlib
 import ctypes
@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,14 +126,58 @@ def read_json(
         raise error(f"{path} holds a {type(payload).__name__}, not a JSON object")
     if schema_version is not None:
         found = payload.get("schema_version")
-        if not isinstance(found, int) or found < 1:
-            raise error(f"{path} has no schema_version; was it written by edgetiny?")
-        if found > schema_version:
-            raise error(
-                f"{path} follows schema version {found}, this edgetiny knows up to"
-                f" {schema_version}; upgrade edgetiny"
-            )
+        _check_version(path, found, schema_version, "was it written by edgetiny?", error)
     return payload
+
+
+def read_toml(
+    path: Path,
+    kind: str,
+    *,
+    schema_version: int | None = None,
+    error: type[EdgetinyError] = ConfigError,
+) -> dict[str, Any]:
+    """Read a TOML file; `kind` is what a user calls it: a recipe, a design.
+
+    With `schema_version`, the file must declare a version between 1 and that one, which is left
+    out of what is returned. Raises `error` in one line if the file is missing, damaged or newer.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{kind} {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as failure:
+        raise error(f"{kind} {path} cannot be read: {failure}") from failure
+    except tomllib.TOMLDecodeError as failure:
+        raise error(f"{kind} {path} is not valid TOML: {failure}") from failure
+    if schema_version is not None:
+        found = values.pop("schema_version", None)
+        _check_version(path, found, schema_version, f"is it a {kind}?", error)
+    return values
+
+
+def toml_value(value: object) -> str:
+    """Return a text, a number, a truth value or a list of them as TOML."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    # JSON's escapes are TOML's, but TOML also wants the delete character escaped.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _check_version(
+    path: Path, found: object, known: int, question: str, error: type[EdgetinyError]
+) -> None:
+    if type(found) is not int or found < 1:
+        raise error(f"{path} has no schema_version; {question}")
+    if found > known:
+        raise error(
+            f"{path} follows schema version {found}, this edgetiny knows up to {known};"
+            " upgrade edgetiny"
+        )
 
 
 def _put_in_place(temporary: Path, out: Path) -> None:

@@ -4,6 +4,7 @@ torch is imported inside the fixtures: a test that asks for none of them starts 
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,31 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set EDGETINY_SHARED_DATA to run this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_design() -> str:
+    """Return a design file of 2 layers, 32 hidden."""
+    return """schema_version = 1
+name = "one"
+num_hidden_layers = 2
+hidden_size = 32
+intermediate_size = 64
+num_attention_heads = 4
+vocab_size = 97
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that writes text to a file and returns its path."""
+
+    def write_(text: str) -> Path:
+        path = tmp_path / "file.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,7 @@ def test_an_existing_description_stands(tmp_path: Path) -> None:
         ("fp32 = ", "fp64 = ", "unknown dtype fp64"),
         ("fp32 = ", "fp32 = nan #", "fp32 must be a rate"),
         ("[gemm_flops_per_s]", "gemm_flops_per_s = 3", "must be a table"),
-        ("cores = 8", "cores =", "cannot be read as TOML"),
+        ("cores = 8", "cores =", "is not valid TOML"),
     ],
 )
 def test_a_wrong_description_is_refused(old: str, new: str, message: str, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,10 @@ from edgetiny.files import (
     atomic_file,
     atomic_folder,
     read_json,
+    read_toml,
     refuse_existing,
     sha256_file,
+    toml_value,
     write_json,
     writing,
 )
@@ -214,3 +218,37 @@ def test_sha256_of_a_known_text(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_file(tmp_path / "a") == expected
+
+
+def test_toml_is_read_without_its_version(write: Callable[[str], Path]) -> None:
+    assert read_toml(write("schema_version = 1\na = 2"), "thing", schema_version=2) == {"a": 2}
+    assert read_toml(write("a = 2"), "thing") == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a =", r"thing .*file.toml is not valid TOML"),
+        (b"\xff", r"thing .*file.toml cannot be read"),
+        (b"a = 1", r"file.toml has no schema_version; is it a thing\?"),
+        (b"schema_version = true", r"file.toml has no schema_version"),
+        (b"schema_version = 3", r"file.toml follows schema version 3, .*up to 2; upgrade edgetiny"),
+    ],
+)
+def test_damaged_toml_is_one_line(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.toml"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_toml(path, "thing", schema_version=2, error=CheckpointError)
+
+
+def test_toml_that_is_not_there_or_a_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"thing .*none.toml does not exist"):
+        read_toml(tmp_path / "none.toml", "thing")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_toml(tmp_path, "thing")
+
+
+@pytest.mark.parametrize("value", ['a"b\\c\x7f\n\u00e9', True, 3, 1e-5, ["a", "b"], 0.0, []])
+def test_what_is_written_as_toml_is_read_back(value: object) -> None:
+    assert tomllib.loads(f"key = {toml_value(value)}") == {"key": value}

@@ -10,9 +10,10 @@ from typing import Any
 
 from edgetiny.config.suite import ProtocolTable, SuiteTable
 from edgetiny.design import Design, design_of_table
-from edgetiny.design.file import read_versioned_toml
 from edgetiny.errors import ConfigError
+from edgetiny.files import read_toml
 
+SCHEMA_VERSION = 1
 _TABLES = ("protocol", "cpu", "cuda")
 
 
@@ -37,7 +38,7 @@ class Suite:
 
 def read_suite(path: Path) -> Suite:
     """Read a suite. Raises ConfigError in one line naming the key that is unknown or wrong."""
-    values = read_versioned_toml(path, "suite")
+    values = read_toml(path, "suite", schema_version=SCHEMA_VERSION)
     designs = values.pop("designs", None)
     if not isinstance(designs, list) or not designs:
         raise ConfigError(f"{path} has no [[designs]]; a suite measures at least one")

@@ -2,7 +2,6 @@
 
 import difflib
 import shlex
-import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union
 
 from edgetiny.errors import ConfigError
+from edgetiny.files import read_toml
 
 
 def setting(
@@ -122,14 +122,7 @@ def read_recipe(path: Path, stage: str) -> dict[str, Any]:
     """
     from edgetiny.config.stages import STAGES
 
-    try:
-        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"recipe {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from error
+    recipe = read_toml(path, "recipe")
     for name, table in recipe.items():
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: {name} stands outside a table; put it under [{stage}]")

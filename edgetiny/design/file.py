@@ -3,8 +3,6 @@
 The format is described in docs/formats/design.md.
 """
 
-import json
-import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.config.design import DesignTable
 from edgetiny.errors import ConfigError
+from edgetiny.files import read_toml, toml_value
 
 SCHEMA_VERSION = 1
 
@@ -31,7 +30,7 @@ class Design:
 
 def read_design(path: Path) -> Design:
     """Read a file with one design. Raises ConfigError in one line."""
-    return design_of_table(read_versioned_toml(path, "design"), f"{path}")
+    return design_of_table(read_toml(path, "design", schema_version=SCHEMA_VERSION), f"{path}")
 
 
 def design_of_table(table: object, where: str, source: str = "") -> Design:
@@ -81,39 +80,3 @@ def to_toml(design: Design) -> str:
         if value not in (None, ""):
             lines.append(f"{spec.name} = {toml_value(value)}")
     return "\n".join(lines) + "\n"
-
-
-def toml_value(value: object) -> str:
-    """Return a text, a number, a truth value or a list of them as TOML."""
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(toml_value, value))}]"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    # JSON's escapes are TOML's, but TOML also wants the delete character escaped.
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def read_versioned_toml(path: Path, kind: str) -> dict[str, Any]:
-    """Return the content of a design or a suite without its version.
-
-    Raises ConfigError in one line for a file that is missing, damaged, newer or something else.
-    """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{kind} {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{kind} {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{kind} {path} is not valid TOML: {error}") from error
-    version = values.pop("schema_version", None)
-    if type(version) is not int or version < 1:
-        raise ConfigError(f"{path} has no schema_version; is it a {kind}?")
-    if version > SCHEMA_VERSION:
-        raise ConfigError(
-            f"{path} follows schema version {version}, this edgetiny knows up to"
-            f" {SCHEMA_VERSION}; upgrade edgetiny"
-        )
-    return values

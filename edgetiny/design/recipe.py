@@ -8,7 +8,7 @@ from edgetiny.checkpoint import ModelConfig
 from edgetiny.config.design import DesignConfig
 from edgetiny.config.stages import STAGES
 from edgetiny.cost import Precision
-from edgetiny.design.file import toml_value
+from edgetiny.files import toml_value
 
 Tables = Mapping[str, Mapping[str, Any]]
 

@@ -9,15 +9,6 @@ from edgetiny.console import QUIET
 from edgetiny.errors import ConfigError, DeviceError
 
 SUITES = Path(__file__).parents[2] / "bench/suites"
-DESIGN = """
-schema_version = 1
-name = "one"
-num_hidden_layers = 2
-hidden_size = 32
-intermediate_size = 64
-num_attention_heads = 4
-vocab_size = 97
-"""
 
 
 def plan(device="cpu", **settings) -> Plan:
@@ -74,10 +65,8 @@ def test_a_flag_wins_over_the_suite_and_its_device():
     assert {case.protocol.new_tokens for case in asked.cases} == {9}
 
 
-def test_a_design_file_is_a_source(tmp_path):
-    path = tmp_path / "one.toml"
-    path.write_text(DESIGN)
-    found = plan(source=path, precision=("fp32", "int8"), batch=(1,))
+def test_a_design_file_is_a_source(write, tiny_design):
+    found = plan(source=write(tiny_design), precision=("fp32", "int8"), batch=(1,))
     assert [case.subject.name for case in found.cases] == ["one", "one"]
     assert [case.subject.precision for case in found.cases] == ["fp32", "int8"]
 

@@ -11,7 +11,7 @@ from edgetiny.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SUITES = sorted((ROOT / "bench/suites").glob("*.toml"))
-SUITE = """
+HEAD = """
 schema_version = 1
 name = "small"
 [protocol]
@@ -19,13 +19,6 @@ batches = [2]
 new_tokens = 8
 [cpu]
 batches = [3]
-[[designs]]
-name = "one"
-num_hidden_layers = 2
-hidden_size = 32
-intermediate_size = 64
-num_attention_heads = 4
-vocab_size = 97
 """
 
 
@@ -33,14 +26,9 @@ def schema(name):
     return json.loads((ROOT / f"docs/schemas/{name}.schema.json").read_text())
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write_(text):
-        path = tmp_path / "file.toml"
-        path.write_text(text)
-        return path
-
-    return write_
+@pytest.fixture(scope="session")
+def tiny_suite(tiny_design):
+    return HEAD + "[[designs]]\n" + tiny_design.removeprefix("schema_version = 1\n")
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
@@ -91,14 +79,14 @@ def test_tables_3_and_12_vary_one_thing():
         assert (config.num_hidden_layers, config.head_dim) == (20, 128)
 
 
-def test_a_device_wins_over_the_protocol(write):
-    found = read_suite(write(SUITE))
+def test_a_device_wins_over_the_protocol(write, tiny_suite):
+    found = read_suite(write(tiny_suite))
     assert found.setting("batches", "cpu") == (3,)
     assert found.setting("batches", "cuda") == (2,)
     assert found.setting("new_tokens", "cpu") == 8
     assert found.setting("repeats", "cpu") is None
     assert found.designs[0].config.head_dim == 8
-    jsonschema.validate(tomllib.loads(SUITE), schema("suite"))
+    jsonschema.validate(tomllib.loads(tiny_suite), schema("suite"))
 
 
 @pytest.mark.parametrize(
@@ -120,17 +108,17 @@ def test_a_device_wins_over_the_protocol(write):
         ("[protocol]", "[protocol", "not valid TOML"),
     ],
 )
-def test_what_is_no_suite_is_refused(write, old, new, message):
-    path = write(SUITE.replace(old, new))
+def test_what_is_no_suite_is_refused(write, tiny_suite, old, new, message):
+    path = write(tiny_suite.replace(old, new))
     with pytest.raises(ConfigError, match=message) as caught:
         read_suite(path)
     assert str(path) in str(caught.value)
 
 
-def test_two_designs_of_one_name_are_refused(write):
-    design = SUITE[SUITE.index("[[designs]]") :]
+def test_two_designs_of_one_name_are_refused(write, tiny_suite):
+    design = tiny_suite[tiny_suite.index("[[designs]]") :]
     with pytest.raises(ConfigError, match="two designs are called one"):
-        read_suite(write(SUITE + design))
+        read_suite(write(tiny_suite + design))
 
 
 def test_a_missing_suite_is_one_line(tmp_path):

@@ -9,39 +9,20 @@ from edgetiny.design import PRESETS, read_design, to_toml
 from edgetiny.errors import ConfigError
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/schemas/design.schema.json").read_text())
-DESIGN = """
-schema_version = 1
-name = "one"
-num_hidden_layers = 2
-hidden_size = 32
-intermediate_size = 64
-num_attention_heads = 4
-vocab_size = 97
-"""
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write_(text):
-        path = tmp_path / "design.toml"
-        path.write_text(text)
-        return path
-
-    return write_
-
-
-def test_what_is_left_out_follows_from_the_rest(write):
-    design = read_design(write(DESIGN))
+def test_what_is_left_out_follows_from_the_rest(write, tiny_design):
+    design = read_design(write(tiny_design))
     config = design.config
     assert (design.name, design.source, design.reference_tok_per_s) == ("one", "", None)
     assert (config.head_dim, config.num_key_value_heads) == (8, 4)
     assert (config.max_position_embeddings, config.rope_theta) == (2048, 10_000.0)
     assert config.tie_word_embeddings
-    jsonschema.validate(tomllib.loads(DESIGN), SCHEMA)
+    jsonschema.validate(tomllib.loads(tiny_design), SCHEMA)
 
 
-def test_given_keys_count(write):
-    text = DESIGN + "num_key_value_heads = 2\nhead_dim = 16\nrope_theta = 500000\n"
+def test_given_keys_count(write, tiny_design):
+    text = tiny_design + "num_key_value_heads = 2\nhead_dim = 16\nrope_theta = 500000\n"
     config = read_design(write(text + 'source = "a book"\n')).config
     assert (config.num_key_value_heads, config.head_dim, config.rope_theta) == (2, 16, 5e5)
     jsonschema.validate(tomllib.loads(text), SCHEMA)
@@ -67,8 +48,8 @@ def test_what_is_written_is_what_is_read(name, write):
         ("97", "", "not valid TOML"),
     ],
 )
-def test_what_is_no_design_is_refused(write, old, new, message):
-    path = write(DESIGN.replace(old, new))
+def test_what_is_no_design_is_refused(write, tiny_design, old, new, message):
+    path = write(tiny_design.replace(old, new))
     with pytest.raises(ConfigError, match=message) as caught:
         read_design(path)
     assert str(path) in str(caught.value)
