@@ -85,6 +85,7 @@ def count_tokens(
             batches(items, lambda item: len(item.text)),
             tokenizer,
             process_count(processes, _UNKNOWN_SIZE if is_stream else size_bytes),
+            meanwhile=groups.vocabulary.prepare,
         )
         for part in (part for parts in counted for part in parts):
             groups.add(part)
@@ -146,7 +147,7 @@ class _Groups:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._vocabulary = tokenizer.vocabulary()
+        self.vocabulary = tokenizer.vocabulary()
         self._counts: dict[str, GroupCounts] = {}
         self._spreads: dict[str, Spread] = {}
 
@@ -160,7 +161,7 @@ class _Groups:
             for spread in self._spreads.values():
                 spread.total()
             self._counts[part.group] = GroupCounts.none(self._tokenizer.vocab_size)
-            self._spreads[part.group] = Spread(self._vocabulary)
+            self._spreads[part.group] = Spread(self.vocabulary)
         held = self._counts[part.group]
         held.by_id[part.ids] += part.occurrences
         self._counts[part.group] = replace(

@@ -1,10 +1,11 @@
 """What the pieces of a `tokenizer.json` are built from: its merges, the first the best."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from edgetiny.tokenizer.byte_level import CHARACTER_OF_BYTE
 from edgetiny.tokenizer.json_file import JsonFile
-from edgetiny.tokenizer.merge import Rank, last_merge
+from edgetiny.tokenizer.merge import NEVER, Rank, last_merge
 from edgetiny.tokenizer.vocabulary import MergeVocabulary
 
 
@@ -36,8 +37,8 @@ def json_vocabulary(file: JsonFile) -> MergeVocabulary:
     if unknown in file.vocab:
         stays.add(file.vocab[unknown])
 
-    def rank(left: str, right: str) -> float | None:
-        return ranks.get((left, right))
+    def rank(left: str, right: str) -> float:
+        return ranks.get((left, right), NEVER)
 
     kind = WholeWordVocabulary if file.ignores_merges else MergeVocabulary
     return kind(file.pieces, frozenset(stays), ids, rank, _worth(file, ids, rank))
@@ -67,13 +68,9 @@ def _worth(file: JsonFile, ids: Mapping[str, int], rank: Rank) -> dict[int, int]
 def merged(text: str, rank: Rank) -> Sequence[str]:
     """Return the pieces that merging makes of a word."""
     symbols = list(text)
-    while True:
-        found = [
-            (order, place)
-            for place in range(len(symbols) - 1)
-            if (order := rank(symbols[place], symbols[place + 1])) is not None
-        ]
-        if not found:
-            return symbols
-        place = min(found)[1]
+    while ranks := [rank(left, right) for left, right in pairwise(symbols)]:
+        if (first := min(ranks)) == NEVER:
+            break
+        place = ranks.index(first)
         symbols[place : place + 2] = ["".join(symbols[place : place + 2])]
+    return symbols

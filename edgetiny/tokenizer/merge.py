@@ -1,10 +1,12 @@
 """How BPE builds a piece: the last of the merges on the way."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
-Rank = Callable[[str, str], float | None]
-"""How early two neighbours merge, the lowest first; None if they never do."""
+Rank = Callable[[str, str], float]
+"""How early two neighbours merge, the lowest first; NEVER if they do not."""
+NEVER = math.inf
 
 
 def last_merge(piece: str, rank: Rank) -> tuple[str, str] | None:
@@ -17,12 +19,9 @@ def last_merge(piece: str, rank: Rank) -> tuple[str, str] | None:
     """
     symbols = list(piece)
     ranks = [rank(left, right) for left, right in pairwise(symbols)]
-    while len(symbols) > 1:
-        found = [(order, place) for place, order in enumerate(ranks) if order is not None]
-        if not found:
-            return None
+    while ranks and (first := min(ranks)) < NEVER:
         # Of equal ranks the leftmost merges first.
-        place = min(found)[1]
+        place = ranks.index(first)
         left, right = symbols[place : place + 2]
         if len(symbols) == 2:
             return left, right
@@ -30,6 +29,6 @@ def last_merge(piece: str, rank: Rank) -> tuple[str, str] | None:
         del ranks[place]
         if place > 0:
             ranks[place - 1] = rank(symbols[place - 1], symbols[place])
-        if place + 1 < len(symbols):
+        if place < len(ranks):
             ranks[place] = rank(symbols[place], symbols[place + 1])
     return None

@@ -5,12 +5,10 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetiny.tokenizer.cut import neighbours
 from edgetiny.tokenizer.model_file import BPE, NORMAL, SPACE, load_model, protobuf
 from edgetiny.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from edgetiny.tokenizer.tokenizer import Tokenizer
@@ -52,13 +50,13 @@ class WordCache:
     text are those of its words, each with the space before it.
     """
 
-    def __init__(self, proto: Any) -> None:
-        pairs = neighbours(piece.piece for piece in proto.pieces)
-        joined = re.escape("".join(sorted(left for left, right in pairs if right == SPACE)))
+    def __init__(self, tokenizer: SentencePieceTokenizer) -> None:
+        before = sorted(left for left, right in tokenizer.neighbours if right == SPACE)
+        joined = re.escape("".join(before))
         # The space comes first, so that the search goes from space to space.
         self._space = re.compile(f" (?<=[^ {joined}] )")
         bare = protobuf.ModelProto()
-        bare.CopyFrom(proto)
+        bare.CopyFrom(tokenizer.proto)
         bare.normalizer_spec.add_dummy_prefix = False
         self._processor, _ = load_model(bare.SerializeToString(), "the tokenizer")
         self._known: dict[str, bytes] = {}
@@ -105,4 +103,4 @@ def _word_cache(tokenizer: Tokenizer) -> WordCache | None:
     is_merging = tokenizer.proto.trainer_spec.model_type == BPE
     # Neighbouring unknown characters become one unknown token: the space must not be one.
     has_space = any(piece.piece == SPACE and piece.type == NORMAL for piece in pieces)
-    return WordCache(tokenizer.proto) if is_verbatim and is_merging and has_space else None
+    return WordCache(tokenizer) if is_verbatim and is_merging and has_space else None

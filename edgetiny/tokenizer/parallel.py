@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 _SMALL_BYTES = 4 << 20
 _BATCH_CHARACTERS = 1 << 18
 _BATCHES_AHEAD = 3
+# With few processes more, so that they go on while the caller is busy for a second.
+_LEAST_AHEAD = 24
 
 _of_this_process: list[Tokenizer] = []
 
@@ -52,16 +54,19 @@ def map_in_order(
     items: Iterable[Item],
     tokenizer: Tokenizer,
     processes: int,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
     """Yield function(tokenizer, item) for each item in order, however many processes work.
 
     function: importable by name, as the processes are spawned (they inherit no threads or locks).
     Items are taken only a few ahead of the results. Raises DataError if a process is killed.
+    meanwhile: called once when several processes have work ahead: for what the caller must do too.
     """
     if processes == 1:
         for item in items:
             yield function(tokenizer, item)
         return
+    ahead = max(_BATCHES_AHEAD * processes, _LEAST_AHEAD)
     with ProcessPoolExecutor(
         processes, get_context("spawn"), initializer=_open_tokenizer, initargs=(tokenizer.path,)
     ) as pool:
@@ -69,7 +74,10 @@ def map_in_order(
         try:
             for item in items:
                 waiting.append(pool.submit(_apply, function, item))
-                if len(waiting) > _BATCHES_AHEAD * processes:
+                if len(waiting) > ahead:
+                    if meanwhile is not None:
+                        meanwhile()
+                        meanwhile = None
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

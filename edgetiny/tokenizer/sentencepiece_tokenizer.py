@@ -46,6 +46,11 @@ class SentencePieceTokenizer(Tokenizer):
         """The model as SentencePiece's ModelProto; read it, do not change it."""
         return self._proto
 
+    @functools.cached_property
+    def neighbours(self) -> frozenset[tuple[str, str]]:
+        """Every two characters that stand side by side in a piece."""
+        return neighbours(piece.piece for piece in self._proto.pieces)
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without BOS and EOS."""
         try:
@@ -118,18 +123,14 @@ class SentencePieceTokenizer(Tokenizer):
         return self._is_verbatim and not self._is_unigram and has_lone_prefix
 
     @functools.cached_property
-    def _neighbours(self) -> frozenset[tuple[str, str]]:
-        return neighbours(piece.piece for piece in self._proto.pieces)
-
-    @functools.cached_property
     def _characters(self) -> frozenset[str]:
         return frozenset(piece.piece for piece in self._proto.pieces if len(piece.piece) == 1)
 
     def _is_safe_cut(self, left: str, right: str) -> bool:
         left, right = left.replace(" ", SPACE), right.replace(" ", SPACE)
-        if (left, right) in self._neighbours:
+        if (left, right) in self.neighbours:
             return False
-        if self._has_prefix and (SPACE, right) in self._neighbours:
+        if self._has_prefix and (SPACE, right) in self.neighbours:
             return False
         # Neighbouring unknown characters become one unknown token.
         return left in self._characters or bool(self._space_mark_bytes)

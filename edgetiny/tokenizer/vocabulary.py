@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetiny.tokenizer.merge import Rank, last_merge
+from edgetiny.tokenizer.merge import NEVER, Rank, last_merge
 from edgetiny.tokenizer.model_file import (
     BYTE,
     CONTROL,
@@ -69,6 +70,10 @@ class Vocabulary(ABC):
             waiting += new
         return frozenset(found)
 
+    def prepare(self) -> None:
+        """Work out now what `built` needs, a second or so for a large vocabulary."""
+        _ = self._ancestry
+
     def built(self, ids: Counts, occurrences: Counts) -> tuple[Counts, Counts]:
         """Return which pieces are built and how often, for tokens given in the same way.
 
@@ -79,9 +84,9 @@ class Vocabulary(ABC):
         first = np.repeat(starts - np.concatenate(([0], np.cumsum(n_each)[:-1])), n_each)
         places = first + np.arange(len(first))
         times = self._ancestry.times[places] * np.repeat(occurrences, n_each)
-        found, where = np.unique(self._ancestry.ids[places], return_inverse=True)
-        summed = np.bincount(where, weights=times, minlength=len(found))
-        return found, summed.astype(np.int64)
+        summed = np.bincount(self._ancestry.ids[places], weights=times)
+        found = np.flatnonzero(summed)
+        return found, summed[found].astype(np.int64)
 
     def gains(self, counts: Counts) -> Gains:
         """Return about how many tokens each piece saves: (n_pieces,).
@@ -113,7 +118,7 @@ class Vocabulary(ABC):
 
     @cached_property
     def _ancestry(self) -> "_Ancestry":
-        return _Ancestry(len(self.pieces), self.parts)
+        return _Ancestry(self.pieces, self.parts)
 
 
 class _Ancestry:
@@ -122,32 +127,17 @@ class _Ancestry:
     The lists of all pieces lie one after another: those of piece i from starts[i] to starts[i + 1].
     """
 
-    def __init__(self, n_pieces: int, parts: Mapping[int, tuple[int, ...]]) -> None:
-        found: dict[int, dict[int, int]] = {}
-        for index in _parts_first(parts):
-            times = {index: 1}
+    def __init__(self, pieces: Sequence[str], parts: Mapping[int, tuple[int, ...]]) -> None:
+        lists = [{index: 1} for index in range(len(pieces))]
+        # A part is shorter than the whole, so it comes first.
+        for index in sorted(parts, key=lambda index: len(pieces[index])):
+            times = lists[index]
             for part in parts[index]:
-                for each, count in found.get(part, {part: 1}).items():
+                for each, count in lists[part].items():
                     times[each] = times.get(each, 0) + count
-            found[index] = times
-        lists = [found.get(index, {index: 1}) for index in range(n_pieces)]
         self.starts = np.cumsum([0, *map(len, lists)])
-        self.ids = np.array([index for times in lists for index in times], dtype=np.int64)
-        self.times = np.array([n for times in lists for n in times.values()], dtype=np.int64)
-
-
-def _parts_first(parts: Mapping[int, tuple[int, ...]]) -> list[int]:
-    """Order the pieces so that each comes after those it is built from."""
-    order: dict[int, None] = {}
-    for index in parts:
-        waiting = [index]
-        while waiting:
-            missing = [part for part in parts[waiting[-1]] if part in parts and part not in order]
-            if missing:
-                waiting += missing
-            else:
-                order[waiting.pop()] = None
-    return list(order)
+        self.ids = np.fromiter(chain.from_iterable(lists), dtype=np.int64)
+        self.times = np.fromiter(chain.from_iterable(map(dict.values, lists)), dtype=np.int64)
 
 
 class MergeVocabulary(Vocabulary):
@@ -204,8 +194,9 @@ class MergeVocabulary(Vocabulary):
 def sentencepiece_bpe_vocabulary(proto: Any) -> MergeVocabulary:
     """Return the pieces of a SentencePiece BPE model: the join of the best score merges first."""
     pieces = [piece.piece for piece in proto.pieces]
-    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == NORMAL}
-    ids = {piece: index for index, piece in enumerate(pieces) if piece in scores}
+    normal = set(ids_of_types(proto, [NORMAL]))
+    ids = {piece: index for index, piece in enumerate(pieces) if index in normal}
+    ranks: dict[str, float] = {piece: -proto.pieces[index].score for piece, index in ids.items()}
     characters: set[int] = set()
     if not ids_of_types(proto, [BYTE]):
         # Without byte pieces a lost character is lost text.
@@ -216,9 +207,8 @@ def sentencepiece_bpe_vocabulary(proto: Any) -> MergeVocabulary:
         index: len(piece.encode("utf-8")) - 1 for piece, index in ids.items() if len(piece) == 1
     }
 
-    def rank(left: str, right: str) -> float | None:
-        score = scores.get(left + right)
-        return None if score is None else -score
+    def rank(left: str, right: str) -> float:
+        return ranks.get(left + right, NEVER)
 
     return MergeVocabulary(
         pieces, frozenset(ids_of_types(proto, types)) | characters, ids, rank, worth

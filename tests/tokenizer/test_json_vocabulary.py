@@ -6,6 +6,7 @@ import numpy as np
 
 from edgetiny.tokenizer.json_file import JsonFile
 from edgetiny.tokenizer.json_vocabulary import json_vocabulary, merged
+from edgetiny.tokenizer.merge import NEVER
 
 
 def _file(pieces: list[str], merges: list[Any], **model: Any) -> JsonFile:
@@ -50,5 +51,5 @@ def test_whole_words_are_reached_and_worth_what_they_save() -> None:
 
 def test_merging_a_word_by_hand() -> None:
     ranks = {("a", "b"): 1, ("b", "b"): 0, ("a", "bb"): 2}
-    assert merged("abbab", lambda left, right: ranks.get((left, right))) == ["abb", "ab"]
-    assert merged("", lambda left, right: None) == []
+    assert merged("abbab", lambda left, right: ranks.get((left, right), NEVER)) == ["abb", "ab"]
+    assert merged("", lambda left, right: NEVER) == []

@@ -2,13 +2,12 @@ import random
 from collections.abc import Callable, Mapping
 
 from edgetiny.tokenizer import Tokenizer
-from edgetiny.tokenizer.merge import Rank, last_merge
+from edgetiny.tokenizer.merge import NEVER, Rank, last_merge
 
 
 def _best_score(scores: Mapping[str, float]) -> Rank:
-    def rank(left: str, right: str) -> float | None:
-        score = scores.get(left + right)
-        return None if score is None else -score
+    def rank(left: str, right: str) -> float:
+        return -scores.get(left + right, -NEVER)
 
     return rank
 
@@ -32,9 +31,9 @@ def test_a_piece_that_no_merge_reaches_has_no_last_merge() -> None:
 
 def test_ranks_may_belong_to_pairs_rather_than_to_their_join() -> None:
     order = {("a", "b"): 0.0, ("b", "c"): 1.0, ("a", "bc"): 2.0}
-    assert last_merge("bc", lambda left, right: order.get((left, right))) == ("b", "c")
+    assert last_merge("bc", lambda left, right: order.get((left, right), NEVER)) == ("b", "c")
     # "abc" is only made from "a" and "bc", and "ab" comes in between.
-    assert last_merge("abc", lambda left, right: order.get((left, right))) is None
+    assert last_merge("abc", lambda left, right: order.get((left, right), NEVER)) is None
 
 
 def test_it_is_what_sentencepiece_does(make_tokenizer: Callable[..., Tokenizer]) -> None:

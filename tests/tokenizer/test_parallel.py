@@ -50,10 +50,19 @@ def test_items_are_taken_only_a_few_ahead(tiny_tokenizer: Path) -> None:
             taken += 1
             yield "word"
 
-    results = map_in_order(Tokenizer.encode, items(), Tokenizer.open(tiny_tokenizer), 2)
+    taken_meanwhile = []
+    results = map_in_order(
+        Tokenizer.encode,
+        items(),
+        Tokenizer.open(tiny_tokenizer),
+        2,
+        meanwhile=lambda: taken_meanwhile.append(taken),
+    )
     first = next(results)
-    assert taken < 20
+    assert taken < 40
+    assert taken_meanwhile == [taken], "once, when the processes have something to do"
     assert list(results) == [first] * 99
+    assert len(taken_meanwhile) == 1
 
 
 def _die(tokenizer: Tokenizer, item: str) -> None:
