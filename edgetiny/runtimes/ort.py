@@ -4,6 +4,7 @@ Axes: B sequences, T (or K) tokens, V vocabulary, C cache capacity.
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as failures
 from edgetiny.artefact import Artefact, ModelFile
 from edgetiny.errors import ArtefactError, ConfigError
 from edgetiny.measure import cores
+from edgetiny.runtimes.huge_pages import collapse
 from edgetiny.runtimes.ort_graph import Cache, Stepper, graph_of
 from edgetiny.runtimes.protocol import (
     Capabilities,
@@ -40,6 +42,7 @@ _LOAD_FAILURES = (
 # products of integers besides, which round the query to eight bits: docs/results/onnx_kernels.md.
 # Verification runs with them. What is set already is left alone.
 _ATTENTION = {"ORT_GQA_DISABLE_FLASH_ATTENTION": "1", "ORT_MLAS_QKGEMM_S8_APPROX_VNNI": "1"}
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class OrtRuntime:
@@ -91,7 +94,8 @@ class OrtRuntime:
                 " export it again with a larger --context"
             )
         threads = threads or cores()
-        session = open_session(path / model.name, threads)
+        is_expanded = (model.precision, model.kernel) == ("int4", "dynamic")
+        session = open_session(path / model.name, threads, expanded=is_expanded)
         return cls(artefact, model, session, context or longest, threads)
 
     def prepare(self, batch: int) -> None:
@@ -186,9 +190,12 @@ class OrtRuntime:
         )
 
 
-def open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(
+    model: Path, threads: int, *, expanded: bool = False
+) -> onnxruntime.InferenceSession:
     """Return a graph loaded with the settings that decoding is fastest with.
 
+    expanded: write out the bytes that four-bit weights multiply as before onnxruntime sees them.
     Raises ArtefactError for a graph that this onnxruntime does not know.
     """
     for name, value in _ATTENTION.items():
@@ -199,9 +206,22 @@ def open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
     # A plan per input shape would be kept for every length that decoding passes through.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except _LOAD_FAILURES as error:
-        raise ArtefactError(
-            f"onnxruntime {onnxruntime.__version__} cannot load {model}: {error}"
-        ) from error
+    # onnxruntime maps the file, and lets go of each matrix as it packs it.
+    with tempfile.TemporaryDirectory(prefix="edgetiny-") as scratch:
+        graph: str | bytes = str(model)
+        if expanded:
+            # Only such a graph has to be read, which takes the onnx package.
+            from edgetiny.runtimes.ort_expand import expand
+
+            graph = expand(model, Path(scratch))
+            options.add_session_config_entry(_WEIGHTS_FOLDER, scratch)
+        try:
+            session = onnxruntime.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"]
+            )
+        except _LOAD_FAILURES as error:
+            raise ArtefactError(
+                f"onnxruntime {onnxruntime.__version__} cannot load {model}: {error}"
+            ) from error
+    collapse()
+    return session
