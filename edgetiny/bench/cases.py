@@ -12,7 +12,13 @@ import torch
 
 from edgetiny.bench.designs import DESIGNS, choose_design
 from edgetiny.bench.protocol import Protocol
-from edgetiny.bench.subject import Subject, check_fits, design_subject, folder_subjects
+from edgetiny.bench.subject import (
+    Subject,
+    at_batch,
+    check_fits,
+    design_subject,
+    folder_subjects,
+)
 from edgetiny.bench.suite import Suite, read_suite
 from edgetiny.config.run import BenchConfig, RuntimeName
 from edgetiny.console import Reporter
@@ -127,7 +133,7 @@ def make_plan(config: BenchConfig, device: PeakDevice, threads: int, reporter: R
     subjects = _subjects(config, suite, chosen, device, threads, reporter)
     return Plan(
         tuple(
-            Case(subject, protocol, reference)
+            Case(at_batch(subject, protocol.batch), protocol, reference)
             for subject, reference in subjects
             for protocol in protocols
         ),

@@ -153,7 +153,7 @@ def folder_subjects(
     Raises a one-line error for a folder that cannot be run, or a precision that it does not have.
     """
     if is_artefact(source):
-        return [_of_artefact(source, precisions, runtimes, device)]
+        return _of_artefact(source, precisions, runtimes, device)
     checkpoint = Checkpoint.open(source)
     return [
         _of_checkpoint(str(source), checkpoint, precision, runtime, device)
@@ -221,29 +221,49 @@ def activations_of(precision: Precision, runtime: RuntimeName) -> Precision:
     return compute_precision(precision)
 
 
+def at_batch(subject: Subject, batch: int) -> Subject:
+    """Return the subject as it is when so many sequences are decoded together.
+
+    An artefact of several plans runs another for another batch, with its own weights and kernels.
+    """
+    # A batch that no plan reaches is refused by `check_fits`, which says what to give.
+    if subject.path is None or subject.kind != "artefact" or batch > (subject.max_batch or batch):
+        return subject
+    return _of_plan(subject.path, subject.runtime, batch)
+
+
 def _of_artefact(
     source: Path,
     precisions: Sequence[Precision],
     runtimes: Sequence[RuntimeName],
     device: PeakDevice,
-) -> Subject:
+) -> list[Subject]:
     if precisions:
         raise ConfigError(
             f"--precision does not apply to the artefact {source}: it keeps the precision of its"
             " export; leave it out"
         )
-    manifest = read_manifest(source)
-    models = models_of(source, manifest)
-    format = runtimes[0] if runtimes else models[0].format
-    if set(runtimes) - {"onnx", "executorch"} or len(set(runtimes)) > 1:
+    if set(runtimes) & {"eager", "graph"}:
         raise ConfigError(
-            f"{source} is an artefact: it runs in the {models[0].format} runtime; --runtime eager"
-            " and graph take the checkpoint that it was exported from"
+            f"{source} is an artefact; --runtime eager and graph take the checkpoint that it was"
+            " exported from"
         )
     if device != "cpu":
         raise DeviceError(f"{source} is an artefact for the CPU; measure it with --device cpu")
+    models = models_of(source, read_manifest(source))
+    formats = [model.format for model in models if model.format != "gguf"]
+    if not formats:
+        raise ConfigError(
+            f"{source} holds no model that a runtime here runs; GGUF files are for llama.cpp"
+        )
+    return [_of_plan(source, format, 1) for format in runtimes or formats[:1]]
+
+
+def _of_plan(source: Path, format: str, batch: int) -> Subject:
+    manifest = read_manifest(source)
+    models = models_of(source, manifest)
     config = ModelConfig.from_hf(read_json(source / "config.json", error=ArtefactError))
-    model = pick(models, source, format, 1)
+    model = pick(models, source, format, batch)
     largest = max((each.max_batch or 0 for each in models if each.format == format), default=0)
     # onnxruntime has no fp16 product on a CPU: it casts the weights once, at loading.
     held = model.compute_dtype if model.precision == "fp16" else model.precision

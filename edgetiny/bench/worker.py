@@ -22,6 +22,7 @@ from edgetiny.errors import EdgetinyError
 from edgetiny.measure import clock_ns, peak_rss_bytes, reset_peak_rss, rss_bytes
 from edgetiny.model import empty_model
 from edgetiny.runtimes import EagerRuntime, Runtime, open_random, open_runtime
+from edgetiny.runtimes.open import require_executorch
 
 _NS_BETWEEN_EVENTS = 200_000_000
 
@@ -154,7 +155,10 @@ def _peak_device_bytes(device: str) -> int | None:
 
 def _import_engine(subject: Mapping[str, Any]) -> None:
     """Import before the clock starts: load time is the model's, not Python's."""
-    if subject["kind"] == "artefact":
+    if subject["runtime"] == "executorch":
+        require_executorch()
+        import edgetiny.runtimes.executorch_runtime
+    elif subject["runtime"] == "onnx":
         import edgetiny.runtimes.ort  # noqa: F401
     else:
         # torch imports some 800 modules when the first model is built without memory.

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from edgetiny.artefact import models_of, read_manifest
 from edgetiny.bench.cases import Plan, bench_device, check_cases, make_plan
 from edgetiny.config.run import BenchConfig
 from edgetiny.console import QUIET
@@ -102,3 +103,13 @@ def test_repeats_are_part_of_what_identifies_a_row(make_checkpoint):
     [case] = plan(source=make_checkpoint().path, batch=(1,), new_tokens=4).cases
     other = replace(case, protocol=replace(case.protocol, repeats=9))
     assert case.key(1) != other.key(1)
+
+
+def test_each_batch_of_an_artefact_has_its_plan(make_checkpoint, make_artefact):
+    artefact = make_artefact(make_checkpoint(vocab_size=96), batch=(1, 3))
+    found = plan(source=artefact, batch=(1, 3), new_tokens=4)
+    sizes = {case.protocol.batch: case.subject.size_bytes for case in found.cases}
+    manifest = read_manifest(artefact)
+    for model in models_of(artefact, manifest):
+        assert sizes[model.batch] == sum(manifest["files"][name]["bytes"] for name in model.files)
+    assert sizes[1] != sizes[3]

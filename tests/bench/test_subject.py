@@ -5,7 +5,7 @@ import torch
 
 from edgetiny.bench.designs import DESIGNS
 from edgetiny.bench.protocol import Protocol
-from edgetiny.bench.subject import check_fits, design_subject, folder_subjects
+from edgetiny.bench.subject import at_batch, check_fits, design_subject, folder_subjects
 from edgetiny.cost import parameters, run_memory, step_cost
 from edgetiny.errors import ArtefactError, CheckpointError, ConfigError, DeviceError
 
@@ -88,6 +88,57 @@ def test_a_batch_beyond_the_artefact_is_refused(artefact):
         check_fits(subject, Protocol(batch=5, prompt_tokens=2, new_tokens=4, repeats=1), None)
 
 
+@pytest.fixture
+def of_two_plans(artefact):
+    """Return an artefact with a plan for one sequence and one for four, weights in each file."""
+    plan = {
+        "format": "onnx",
+        "layout": "edgetiny",
+        "precision": "int4",
+        "kernel": "weight_only",
+        "block_size": 32,
+        "kv_dtype": "fp32",
+        "compute_dtype": "fp32",
+        "batch": 1,
+        "max_batch": 1,
+        "context": 64,
+        "target": "cpu",
+        "verified": True,
+        "loaders": [],
+        "files": ["model.onnx"],
+        "nodes": {},
+        "facts": {},
+    }
+    many = {"kernel": "dynamic", "kv_dtype": "int8", "batch": 4, "max_batch": 4}
+    manifest = json.loads((artefact / "manifest.json").read_text())
+    models = [plan, plan | many | {"files": ["model.onnx.data"]}]
+    manifest |= {"schema_version": 2, "models": models}
+    (artefact / "manifest.json").write_text(json.dumps(manifest))
+    return artefact
+
+
+def test_each_batch_is_described_by_its_own_plan(of_two_plans):
+    subject = find(of_two_plans)
+    one, two, four = (at_batch(subject, batch) for batch in (1, 2, 4))
+    assert (one.held_precision, one.kv_precision, one.size_bytes) == ("int4", "fp32", 1000)
+    assert (four.held_precision, four.kv_precision, four.size_bytes) == ("int8", "int8", 9000)
+    assert two == four
+    assert one.max_batch == four.max_batch == 4
+    with pytest.raises(ConfigError, match="give --batch 4 or less"):
+        check_fits(
+            at_batch(subject, 5), Protocol(batch=5, prompt_tokens=2, new_tokens=4, repeats=1), None
+        )
+
+
+def test_an_artefact_of_gguf_alone_is_refused(of_two_plans):
+    manifest = json.loads((of_two_plans / "manifest.json").read_text())
+    for model in manifest["models"]:
+        model["format"] = "gguf"
+    (of_two_plans / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match=r"no model that a runtime here runs.*llama.cpp"):
+        find(of_two_plans)
+
+
 def test_a_manifest_without_its_facts_is_refused(artefact):
     manifest = json.loads((artefact / "manifest.json").read_text())
     del manifest["context"]
@@ -97,7 +148,7 @@ def test_a_manifest_without_its_facts_is_refused(artefact):
 
 
 def test_a_runtime_that_does_not_run_it_is_refused(artefact, make_checkpoint):
-    with pytest.raises(ConfigError, match="it runs in the onnx runtime"):
+    with pytest.raises(ConfigError, match="eager and graph take the checkpoint"):
         find(artefact, runtime="eager")
     assert find(artefact, runtime="onnx").runtime == "onnx"
     with pytest.raises(DeviceError, match="--device cpu"):
