@@ -132,8 +132,10 @@ def test_each_batch_is_described_by_its_own_plan(of_two_plans):
 
 def test_an_artefact_of_gguf_alone_is_refused(of_two_plans):
     manifest = json.loads((of_two_plans / "manifest.json").read_text())
-    for model in manifest["models"]:
-        model["format"] = "gguf"
+    manifest["models"][0]["format"] = "gguf"
+    (of_two_plans / "manifest.json").write_text(json.dumps(manifest))
+    assert find(of_two_plans).runtime == "onnx"
+    manifest["models"][1]["format"] = "gguf"
     (of_two_plans / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match=r"no model that a runtime here runs.*llama.cpp"):
         find(of_two_plans)
