@@ -47,13 +47,13 @@ def part_of(name: str) -> Literal["embedding", "head", "attention", "ffn", "norm
         return "embedding"
     if name == "lm_head.weight":
         return "head"
-    if ".self_attn." in name:
+    if ".self_attn." in name or ".shortcut." in name:
         return "attention"
     return "ffn" if ".mlp." in name else "norms"
 
 
 def parameters(config: ModelConfig) -> Parts:
-    """Count the parameters; attention includes its biases."""
+    """Count the parameters; attention includes its biases and augmented shortcut."""
     return _by_part({name: math.prod(shape) for name, shape in parameter_shapes(config).items()})
 
 
@@ -162,7 +162,7 @@ def forward_flops_per_token(config: ModelConfig, context: float) -> float:
     """
     counts = parameters(config)
     head = config.vocab_size * config.hidden_size
-    n_matrix = counts.attention + counts.ffn + head - _bias_parameters(config)
+    n_matrix = counts.attention + counts.ffn + head - _vector_parameters(config)
     q_width = config.num_attention_heads * config.head_dim
     return 2.0 * n_matrix + 4.0 * config.num_hidden_layers * q_width * context
 
@@ -275,6 +275,8 @@ def _head_bytes(config: ModelConfig, precision: Precision, block_size: int) -> i
     return tensor_bytes((config.vocab_size, config.hidden_size), precision, block_size)
 
 
-def _bias_parameters(config: ModelConfig) -> int:
+def _vector_parameters(config: ModelConfig) -> int:
+    """Biases, and the scales and shifts of a series activation."""
+    kinds = (".bias", ".scale", ".shift")
     shapes = parameter_shapes(config)
-    return sum(math.prod(shape) for name, shape in shapes.items() if name.endswith(".bias"))
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.endswith(kinds))

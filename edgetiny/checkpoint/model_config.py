@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from edgetiny.errors import CheckpointError, ConfigError
 
 Bias = Literal["none", "qkv", "qkvo"]
 
-_READABLE = ("llama", "mistral", "qwen2", "internlm", "internlm2")
+# With an option of PanGu-pi the sums are no other program's, so the type is none that one knows.
+OWN_TYPE = "edgetiny"
+_READABLE = ("llama", "mistral", "qwen2", "internlm", "internlm2", OWN_TYPE)
+# transformers looks activations up by name, and stops here even if told to read a LLaMA.
+_OWN_ACTIVATION = "edgetiny-silu"
+_MOST_TERMS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +31,9 @@ class ModelConfig:
     """Sizes and options under their Hugging Face names; complete and consistent once built.
 
     bias: which attention projections add one: none (LLaMA), qkv (Qwen2), qkvo (InternLM).
+    series_activation: terms of the FFN's activation, sum_i silu(a_i x + b_i); 1 is SiLU itself.
+    augmented_shortcut: width of the bottleneck beside attention, gelu(x A) B; 0 is none.
+        Source of both: Wang et al. 2023, "PanGu-pi" (arXiv 2312.17276), section 4.
     Raises ConfigError for sizes that do not go together.
     """
 
@@ -42,6 +50,8 @@ class ModelConfig:
     max_position_embeddings: int = 2048
     tie_word_embeddings: bool = True
     bias: Bias = "none"
+    series_activation: int = 1
+    augmented_shortcut: int = 0
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
@@ -67,11 +77,25 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ConfigError(f"head_dim must be even for rotary embeddings, not {self.head_dim}")
+        if not 1 <= self.series_activation <= _MOST_TERMS:
+            raise ConfigError(
+                f"series_activation must be 1 to {_MOST_TERMS} terms, not {self.series_activation}"
+            )
+        if not 0 <= self.augmented_shortcut <= self.hidden_size:
+            raise ConfigError(
+                f"augmented_shortcut must be 0 to hidden_size {self.hidden_size} wide, not"
+                f" {self.augmented_shortcut}"
+            )
 
     @property
     def group_size(self) -> int:
         """Query heads that share one key/value head."""
         return self.num_attention_heads // self.num_key_value_heads
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether LLaMA's own sums are all there is, which every other program computes too."""
+        return self.series_activation == 1 and self.augmented_shortcut == 0
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
@@ -97,6 +121,7 @@ class ModelConfig:
                 max_position_embeddings=_context(raw),
                 tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
                 bias=_bias(raw),
+                **_options(raw),
                 bos_token_id=raw.get("bos_token_id"),
                 eos_token_ids=_as_tuple(raw.get("eos_token_id")),
                 pad_token_id=raw.get("pad_token_id"),
@@ -108,13 +133,14 @@ class ModelConfig:
         """Return the `config.json` that transformers, llama.cpp and optimum read.
 
         Both `rope_theta` (transformers 4) and `rope_parameters` (transformers 5) are written.
+        With an option of PanGu-pi it is a type of our own, which they all refuse.
         """
-        is_qwen = self.bias == "qkv"
+        is_qwen = self.is_plain and self.bias == "qkv"
         scaling = None
         if self.rope_scaling is not None:
             scaling = {"rope_type": "llama3"} | asdict(self.rope_scaling)
         eos = self.eos_token_ids
-        return {
+        hf = {
             "architectures": ["Qwen2ForCausalLM" if is_qwen else "LlamaForCausalLM"],
             "model_type": "qwen2" if is_qwen else "llama",
             "vocab_size": self.vocab_size,
@@ -140,6 +166,16 @@ class ModelConfig:
             "pad_token_id": self.pad_token_id,
             "use_cache": True,
         } | ({"use_sliding_window": False} if is_qwen else {"mlp_bias": False})
+        if self.is_plain:
+            return hf
+        return hf | {
+            "architectures": ["EdgetinyForCausalLM"],
+            "model_type": OWN_TYPE,
+            "hidden_act": _OWN_ACTIVATION,
+            "bias": self.bias,
+            "series_activation": self.series_activation,
+            "augmented_shortcut": self.augmented_shortcut,
+        }
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -158,9 +194,16 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes[f"{layer}.self_attn.o_proj.weight"] = (hidden, q_width)
         if config.bias == "qkvo":
             shapes[f"{layer}.self_attn.o_proj.bias"] = (hidden,)
+        if config.augmented_shortcut:
+            shapes[f"{layer}.shortcut.reduce.weight"] = (config.augmented_shortcut, hidden)
+            shapes[f"{layer}.shortcut.expand.weight"] = (hidden, config.augmented_shortcut)
         shapes[f"{layer}.post_attention_layernorm.weight"] = (hidden,)
         shapes[f"{layer}.mlp.gate_proj.weight"] = (ffn, hidden)
         shapes[f"{layer}.mlp.up_proj.weight"] = (ffn, hidden)
+        # Vectors, so that no scheme rounds them and no weight decay pulls them to zero.
+        for term in range(config.series_activation if config.series_activation > 1 else 0):
+            shapes[f"{layer}.mlp.series.{term}.scale"] = (ffn,)
+            shapes[f"{layer}.mlp.series.{term}.shift"] = (ffn,)
         shapes[f"{layer}.mlp.down_proj.weight"] = (hidden, ffn)
     shapes["model.norm.weight"] = (hidden,)
     if not config.tie_word_embeddings:
@@ -187,8 +230,9 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
             f"config.json: model_type {model_type!r} is not supported;"
             f" known: {', '.join(_READABLE)}"
         )
+    is_own = model_type == OWN_TYPE
     wanted = {
-        "hidden_act": ("silu", "swish", None),
+        "hidden_act": (_OWN_ACTIVATION,) if is_own else ("silu", "swish", None),
         "mlp_bias": (False, None),
         "partial_rotary_factor": (1, 1.0, None),
         "quantization_config": (None,),
@@ -241,7 +285,19 @@ def _context(raw: Mapping[str, Any]) -> int:
 def _bias(raw: Mapping[str, Any]) -> Bias:
     if raw["model_type"] == "qwen2":
         return "qkv"
+    if raw["model_type"] == OWN_TYPE:
+        for known in get_args(Bias):
+            if raw.get("bias") == known:
+                bias: Bias = known
+                return bias
+        raise CheckpointError(f"config.json: bias = {raw.get('bias')!r} is not supported")
     return "qkvo" if raw.get("attention_bias") or raw.get("bias") else "none"
+
+
+def _options(raw: Mapping[str, Any]) -> dict[str, int]:
+    if raw["model_type"] != OWN_TYPE:
+        return {}
+    return {name: _required(raw, name) for name in ("series_activation", "augmented_shortcut")}
 
 
 def _as_tuple(value: int | list[int] | None) -> tuple[int, ...]:

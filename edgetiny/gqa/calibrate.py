@@ -72,7 +72,7 @@ class Stream:
     def advance(self, layer: Layer, attended: Sequence[Tensor]) -> None:
         """Move on behind a layer, of which `attended` was computed."""
         for index, (x, read) in enumerate(zip(self.batches, attended, strict=True)):
-            x = x + layer.self_attn.o_proj(read)
+            x = layer.around_attention(x) + layer.self_attn.o_proj(read)
             self.batches[index] = x + layer.mlp(layer.post_attention_layernorm(x))
 
 
@@ -145,7 +145,9 @@ def align(
         fit = OutputFit(new.self_attn.o_proj.weight)
         for batch, (theirs, ours) in enumerate(zip(wanted, read, strict=True)):
             # The residual stream is to leave the attention as it did, whatever it came in with.
-            target = old.self_attn.o_proj(theirs) + before.batches[batch] - after.batches[batch]
+            around = old.around_attention(before.batches[batch])
+            target = old.self_attn.o_proj(theirs) + around
+            target = target - new.around_attention(after.batches[batch])
             if config.bias == "qkvo":
                 target = target - old.self_attn.o_proj.bias
             fit.add(ours, target)

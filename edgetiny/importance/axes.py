@@ -31,6 +31,11 @@ _AXES: dict[str, tuple[Axis, ...]] = {
     "gate_proj.weight": ("unit", "hidden"),
     "up_proj.weight": ("unit", "hidden"),
     "down_proj.weight": ("hidden", "unit"),
+    ".scale": ("unit",),
+    ".shift": ("unit",),
+    # Like a vocabulary, the bottleneck of a shortcut is kept whole.
+    "shortcut.reduce.weight": ("vocabulary", "hidden"),
+    "shortcut.expand.weight": ("hidden", "vocabulary"),
 }
 
 

@@ -14,7 +14,8 @@ from edgetiny.init.deviation import deviation
 class RandomTensors(Mapping[str, Tensor]):
     """Every tensor of a model, drawn when it is asked for: one of them in memory at a time.
 
-    Matrices are normal with the deviations of `method`, norms one, biases zero. But for its
+    Matrices are normal with the deviations of `method`, norms one, biases zero; an option of
+    PanGu-pi leaves the model as it would be without. But for its
     deviation a tensor depends on seed, name and shape alone, so that two models of other depth
     share the layers they have in common, and two methods differ by factors only.
     """
@@ -30,7 +31,9 @@ class RandomTensors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         shape = self._shapes[name]
-        if name.endswith(".bias"):
+        if name.endswith((".bias", ".shift", ".shortcut.expand.weight")):
+            return torch.zeros(shape)
+        if name.endswith(".scale") and not name.endswith(".series.0.scale"):
             return torch.zeros(shape)
         if len(shape) == 1:
             return torch.ones(shape)

@@ -5,6 +5,7 @@ from edgetiny.model.decoder import (
     Layer,
     RMSNorm,
     SelfAttention,
+    Shortcut,
     SwiGLU,
     Transformer,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Rotary",
     "SelfAttention",
     "Sequence",
+    "Shortcut",
     "SwiGLU",
     "Transformer",
     "build_model",

@@ -67,18 +67,62 @@ class SelfAttention(nn.Module):
         return out
 
 
+class Term(nn.Module):
+    """silu(a x + b) with an a and a b for each FFN unit."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+        self.shift = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x * self.scale + self.shift)
+
+
+class Shortcut(nn.Module):
+    """expand(gelu(reduce(x))): a narrow way around attention.
+
+    It reads what attention reads, after the norm: the residual stream grows over the layers.
+    Source: Wang et al. 2023, "PanGu-pi", section 4.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(config.hidden_size, config.augmented_shortcut, bias=False)
+        self.expand = nn.Linear(config.augmented_shortcut, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.expand(F.gelu(self.reduce(x)))
+        return out
+
+
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)). Source: Shazeer 2020, "GLU Variants"."""
+    """down(silu(gate(x)) * up(x)). Source: Shazeer 2020, "GLU Variants".
+
+    With a series, sum_i silu(a_i gate(x) + b_i) is in the place of silu(gate(x)).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        n_terms = config.series_activation if config.series_activation > 1 else 0
+        self.series = nn.ModuleList(Term(config.intermediate_size) for _ in range(n_terms))
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(self.activated(self.gate_proj(x)) * self.up_proj(x))
         return out
+
+    def activated(self, gate: Tensor) -> Tensor:
+        """Return the activation of the gate (B, T, FFN)."""
+        if not self.series:
+            return F.silu(gate)
+        first, *others = self.series
+        total: Tensor = first(gate)
+        for term in others:
+            total = total + term(gate)
+        return total
 
 
 class Layer(nn.Module):
@@ -88,12 +132,24 @@ class Layer(nn.Module):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = SelfAttention(config, layer)
+        self.shortcut = Shortcut(config) if config.augmented_shortcut else None
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = SwiGLU(config)
 
     def forward(self, x: Tensor, rotary: Rotary, sequence: Sequence) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary, sequence)
+        normed = self.input_layernorm(x)
+        attended = self.self_attn(normed, rotary, sequence)
+        if self.shortcut is not None:
+            attended = attended + self.shortcut(normed)
+        x = x + attended
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+    def around_attention(self, x: Tensor) -> Tensor:
+        """Return what attention's output is added to: x, with its shortcut where there is one."""
+        if self.shortcut is None:
+            return x
+        out: Tensor = x + self.shortcut(self.input_layernorm(x))
         return out
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgetiny.checkpoint import ModelConfig
+from edgetiny.errors import ConfigError
 from edgetiny.model import rotary_frequencies
 from edgetiny.quantize import ZERO_POINT, quantize_int8
 
@@ -131,8 +132,14 @@ class FusedDecoder(nn.Module):
         """Join and, if asked, round a checkpoint's tensors, each read once.
 
         dtype: of activations, and of the weights unless `is_int8`.
+        Raises ConfigError for a model with options of PanGu-pi.
         """
         super().__init__()
+        if not config.is_plain:
+            raise ConfigError(
+                "the captured decoder has no series activation and no augmented shortcut; use the"
+                " eager runtime, or export the model"
+            )
         self.config = config
         self._dtype, self._device, self._is_int8 = dtype, device, is_int8
         self.embedding = self._matrix(tensors, "model.embed_tokens")

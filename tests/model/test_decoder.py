@@ -16,12 +16,16 @@ LLAMA3 = RopeScaling(
     factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
 )
 CLOSE = {"atol": 1e-4, "rtol": 0}
-OPTIONS = {
+LLAMA_LIKE = {
     "mha_tied": {"num_key_value_heads": 4},
     "gqa_untied": {"num_key_value_heads": 2, "tie_word_embeddings": False},
     "llama3": {"num_key_value_heads": 2, "rope_scaling": LLAMA3},
     "qwen2": {"num_key_value_heads": 2, "bias": "qkv"},
     "biased": {"num_key_value_heads": 1, "bias": "qkvo", "tie_word_embeddings": False},
+}
+OPTIONS = LLAMA_LIKE | {
+    "series": {"num_key_value_heads": 2, "series_activation": 2},
+    "pangu": {"num_key_value_heads": 2, "series_activation": 3, "augmented_shortcut": 5},
 }
 
 
@@ -56,6 +60,7 @@ def tokens():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("checkpoint", LLAMA_LIKE, indirect=True)
 def test_logits_equal_transformers_both_ways(checkpoint, tokens, tmp_path):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(checkpoint.path)
