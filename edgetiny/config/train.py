@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 from edgetiny.config.base import Config, setting
 from edgetiny.errors import ConfigError
 
-STEPS = 1000
-"""Optimizer steps where nothing is said of them."""
+_STEPS = 1000
 
 FREE_SETTINGS = frozenset(
     {
@@ -42,7 +41,7 @@ class TrainConfig(Config):
     checkpoint: Path = setting(help="checkpoint folder to start from", argument=True)
     data: Path = setting(help="token shards")
     out: Path = setting(help="checkpoint folder to write, training state included")
-    steps: int = setting(STEPS, "optimizer steps", minimum=1)
+    steps: int | None = setting(None, f"optimizer steps (default: {_STEPS})", minimum=1)
     fraction: float = setting(
         0.0,
         "share of the training tokens to see, instead of --steps; 0 means --steps",
@@ -84,10 +83,15 @@ class TrainConfig(Config):
     resume: bool = setting(False, "go on from the state in --out")
     overwrite: bool = setting(False, "replace --out if it exists")
 
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps: as asked, or what is done where nothing is said of them."""
+        return _STEPS if self.steps is None else self.steps
+
     def check(self) -> None:
         if self.resume and self.overwrite:
             raise ConfigError("--resume keeps --out and --overwrite replaces it; give one of them")
-        if self.fraction and self.steps != STEPS:
+        if self.fraction and self.steps is not None:
             raise ConfigError("--fraction says how many steps there are; give it or --steps")
         if self.out.resolve() == self.checkpoint.resolve():
             raise ConfigError(

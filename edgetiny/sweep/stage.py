@@ -115,7 +115,7 @@ class _Sweep:
             "ffn": shape.intermediate_size,
             "expansion": shape.intermediate_size / shape.hidden_size,
             "parameters": parameters(shape).total,
-            "tokens": training.steps * training.batch_size * training.sequence_length,
+            "tokens": training.n_steps * training.batch_size * training.sequence_length,
             "bits_per_byte": scores.total.bits_per_byte,
             "tok_s": speed["tok_per_s_summed"]["median"],
         }

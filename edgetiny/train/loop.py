@@ -72,11 +72,11 @@ class Loop:
         with (
             log,
             StopRequest(self._reporter) as stop,
-            self._reporter.task("train", config.steps) as task,
+            self._reporter.task("train", config.n_steps) as task,
         ):
             task.advance(self._state.step)
             scores: Scores | None = None
-            for done in range(self._state.step + 1, config.steps + 1):
+            for done in range(self._state.step + 1, config.n_steps + 1):
                 result = self._trainer.step(done - 1)
                 self._settle(log)
                 self._pending = result
@@ -87,7 +87,7 @@ class Loop:
     def _between_steps(self, log: Log, done: int, *, is_stopping: bool) -> Scores | None:
         """Validate, sample and save where that is due after `done` steps; stop if asked to."""
         config, scores = self._config, None
-        is_last = done == config.steps
+        is_last = done == config.n_steps
         if is_last or _is_due(done, config.eval_every):
             self._settle(log)
             scores = self._validate(log, done)

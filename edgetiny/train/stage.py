@@ -92,9 +92,9 @@ def _open_sources(config: TrainConfig) -> Sources:
 
 
 def _with_steps(config: TrainConfig, shards: Shards, reporter: Reporter) -> TrainConfig:
-    """Return settings that say how many steps there are, where they gave a share of the tokens."""
+    """Return settings that say how many steps there are, as they are saved and compared."""
     if not config.fraction:
-        return config
+        return dataclasses.replace(config, steps=config.n_steps)
     n_tokens, per_step = len(shards.train.tokens), tokens_per_step(config)
     steps = max(1, round(config.fraction * n_tokens / per_step))
     reporter.say(f"{config.fraction:.4g} of {n_tokens:,} tokens: {steps} steps of {per_step:,}")
@@ -125,7 +125,7 @@ def _first_state(config: TrainConfig, sources: Sources, precision: Precision) ->
 def _say_resumed(
     config: TrainConfig, saved: TrainerState, now: TrainerState, reporter: Reporter
 ) -> None:
-    reporter.say(f"going on from step {saved.step} of {config.steps} in {config.out}")
+    reporter.say(f"going on from step {saved.step} of {config.n_steps} in {config.out}")
     if saved.threads != now.threads:
         reporter.say(
             f"{now.threads} CPU threads now, {saved.threads} before:"

@@ -148,7 +148,7 @@ def test_a_second_ctrl_c_stops_at_once(settings: Settings) -> None:
 
 def test_ctrl_c_in_the_last_step_finishes(settings: Settings) -> None:
     config = settings()
-    run(config, Executioner(config.steps, press_ctrl_c))
+    run(config, Executioner(config.n_steps, press_ctrl_c))
     assert json.loads((config.out / STATE_FILE).read_text())["is_finished"]
 
 

@@ -9,7 +9,7 @@ Settings = Callable[..., TrainConfig]
 
 
 def rates(config: TrainConfig) -> list[float]:
-    return [learning_rate(config, step) for step in range(config.steps)]
+    return [learning_rate(config, step) for step in range(config.n_steps)]
 
 
 def test_it_rises_in_a_line_to_the_peak_and_falls_to_the_end(settings: Settings) -> None:
