@@ -46,6 +46,11 @@ class CheckpointResult:
     checkpoint: Checkpoint
     tensors: tuple[TensorFacts, ...]
 
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 if a value is not finite: no stage can use such a checkpoint."""
+        return int(any(fact.n_nan or fact.n_infinite for fact in self.tensors))
+
     def summary(self) -> dict[str, Any]:
         """Return what the command line prints; `not_finite` is empty in a sound checkpoint."""
         share = parameters(self.checkpoint.config).embedding_and_head_share
@@ -53,7 +58,7 @@ class CheckpointResult:
         return self.checkpoint.summary() | {
             "size_bytes": sum(fact.size_bytes for fact in self.tensors),
             "embedding_and_head_percent": 100 * share,
-            "all_values_finite": not broken,
+            "all_values_finite": self.exit_code == 0,
             "not_finite": [
                 {"tensor": fact.name, "nan": fact.n_nan, "infinite": fact.n_infinite}
                 for fact in broken
@@ -74,6 +79,11 @@ class ArtefactResult:
     config: ModelConfig
     files: tuple[dict[str, Any], ...]
 
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 if a file is missing or not as it was exported."""
+        return int(any(row["state"] not in ("ok", "not hashed") for row in self.files))
+
     def summary(self) -> dict[str, Any]:
         """Return what the command line prints; `intact` says whether every file is as exported."""
         counts = parameters(self.config)
@@ -84,7 +94,7 @@ class ArtefactResult:
         }
         return {
             "artefact": str(self.path),
-            "intact": all(row["state"] in ("ok", "not hashed") for row in self.files),
+            "intact": self.exit_code == 0,
             "size_bytes": sum(row["bytes"] or 0 for row in self.files),
             "parameters": counts.total,
             "embedding_and_head_percent": 100 * counts.embedding_and_head_share,

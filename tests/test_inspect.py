@@ -90,7 +90,9 @@ def test_a_broken_value_is_named(tiny_config: ModelConfig, tmp_path: Path) -> No
     assert summary["all_values_finite"] is False
     assert summary["not_finite"] == [{"tensor": name, "nan": 1, "infinite": 2}]
     assert summary["standard_deviations"][1]["v"] is None
+    assert run(InspectConfig(source=tmp_path / "c")).exit_code == 1
     assert _summary(_checkpoint(tmp_path / "sound", tiny_config))["not_finite"] == []
+    assert run(InspectConfig(source=tmp_path / "sound")).exit_code == 0
 
 
 def test_deviation_agrees_with_torch_over_several_blocks() -> None:
@@ -149,6 +151,7 @@ def _states(summary: dict[str, Any]) -> dict[str, str]:
 def test_an_intact_artefact(artefact: Path) -> None:
     summary = _summary(artefact)
     assert summary["intact"] is True
+    assert run(InspectConfig(source=artefact)).exit_code == 0
     assert summary["manifest"] == {"precision": "int8"}
     assert _states(summary) == {
         "config.json": "ok",
@@ -164,6 +167,7 @@ def test_changed_missing_and_added_files_are_told_apart(artefact: Path) -> None:
     (artefact / "stray").write_bytes(b"")
     summary = _summary(artefact)
     assert summary["intact"] is False
+    assert run(InspectConfig(source=artefact)).exit_code == 1
     assert _states(summary)["model.onnx"] == "changed"
     assert _states(summary)["stray"] == "not in the manifest"
     (artefact / "model.onnx").unlink()
