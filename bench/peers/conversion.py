@@ -15,8 +15,9 @@ from peers.settings import Setting
 _DONE = "prepared.json"
 _FAILED = "failed.json"
 _LIBRARY = Path(__file__).parents[2] / "edgetiny"
-# What our artefacts and their speed depend on.
-_ROOMS = ("export", "quantize", "runtimes", "model.py", "artefact.py")
+# What our artefacts depend on, and their speed besides.
+_LOWERING = ("export", "quantize", "model", "artefact.py")
+_RUNNING = ("runtimes",)
 
 
 class Converted:
@@ -26,7 +27,8 @@ class Converted:
         self._work = work
         self._threads = threads
         self._limit_s = limit_s
-        self._library = code_digest(_LIBRARY, _ROOMS)
+        self._lowering = code_digest(_LIBRARY, _LOWERING)
+        self._running = code_digest(_LIBRARY, _LOWERING + _RUNNING)
 
     def folder(self, model: str, setting: Setting) -> Path:
         """Return where a setting's model lies."""
@@ -36,7 +38,7 @@ class Converted:
         """Return a hash of the setting with what it stands on: pins, or our own code."""
         pins = REQUIREMENTS / f"{setting.environment}.txt"
         ground = pins.read_text(encoding="utf-8") if pins.is_file() else ""
-        ground = self._library if setting.is_ours else ground
+        ground = self._running if setting.is_ours else ground
         return hashlib.sha256(f"{setting.identity}\n{ground}".encode()).hexdigest()[:12]
 
     def prepare(
@@ -108,7 +110,7 @@ class Converted:
 
     def _made_by(self, setting: Setting) -> str:
         """Return a hash of what the files depend on: settings of one conversion share it."""
-        ground = self._library if setting.is_ours else ""
+        ground = self._lowering if setting.is_ours else ""
         facts = [setting.engine, setting.conversion, dict(setting.convert), setting.padded, ground]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -120,10 +122,14 @@ def size_on_disk(folder: Path, patterns: tuple[str, ...]) -> int:
 
 
 def code_digest(folder: Path, rooms: Sequence[str]) -> str:
-    """Return a hash of some Python files, and of all that lie in some folders."""
+    """Return a hash of some Python files, and of all that lie in some folders.
+
+    Raises FileNotFoundError for a room that is not there.
+    """
     digest = hashlib.sha256()
     for room in rooms:
         place = folder / room
-        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
+        files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+        for file in files:
             digest.update(str(file.relative_to(folder)).encode() + file.read_bytes())
     return digest.hexdigest()[:12]
