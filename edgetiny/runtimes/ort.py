@@ -94,8 +94,7 @@ class OrtRuntime:
                 " export it again with a larger --context"
             )
         threads = threads or cores()
-        is_expanded = (model.precision, model.kernel) == ("int4", "dynamic")
-        session = open_session(path / model.name, threads, expanded=is_expanded)
+        session = open_session(path / model.name, threads, expanded=is_expanded(model))
         return cls(artefact, model, session, context or longest, threads)
 
     def prepare(self, batch: int) -> None:
@@ -190,12 +189,18 @@ class OrtRuntime:
         )
 
 
+def is_expanded(model: ModelFile) -> bool:
+    """Return whether four-bit weights of a model multiply as bytes."""
+    return (model.precision, model.kernel) == ("int4", "dynamic")
+
+
 def open_session(
-    model: Path, threads: int, *, expanded: bool = False
+    model: Path, threads: int, *, expanded: bool = False, profile: bool = False
 ) -> onnxruntime.InferenceSession:
     """Return a graph loaded with the settings that decoding is fastest with.
 
     expanded: write out the bytes that four-bit weights multiply as before onnxruntime sees them.
+    profile: keep how long every node takes; `end_profiling` of the session says in which file.
     Raises ArtefactError for a graph that this onnxruntime does not know.
     """
     for name, value in _ATTENTION.items():
@@ -206,6 +211,7 @@ def open_session(
     # A plan per input shape would be kept for every length that decoding passes through.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
+    options.enable_profiling = profile
     # onnxruntime maps the file, and lets go of each matrix as it packs it.
     with tempfile.TemporaryDirectory(prefix="edgetiny-") as scratch:
         graph: str | bytes = str(model)
