@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 640, 280
 LEFT, RIGHT, TOP, BOTTOM = 56, 24, 12, 40
+_LINE_HEIGHT = 16
+# About what a character of the legend takes, and what stands before and behind a name.
+_CHARACTER_WIDTH, _ENTRY_WIDTH = 6.5, 44
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,11 @@ class Series:
 
 def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
     """Return an `<svg>` with axes, grid, legend and one colour (class s0, s1, ...) per curve."""
-    frame = _Frame(series)
+    legend, n_lines = _legend([one.name for one in series]) if len(series) > 1 else ([], 0)
+    frame = _Frame(series, TOP + _LINE_HEIGHT * n_lines)
     title = html.escape(f"{y_label} against {x_label}")
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">']
-    parts += _axes(frame)
+    parts += legend + _axes(frame)
     for index, one in enumerate(series):
         path = " ".join(f"{frame.across(x):.1f},{frame.up(y):.1f}" for x, y in one.points)
         if one.has_line:
@@ -36,10 +40,8 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
         if one.has_marks or not one.has_line:
             places = [(frame.across(x), frame.up(y)) for x, y in one.points]
             parts += [f'<circle class="s{index}" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in places]
-    if len(series) > 1:
-        parts += [_legend(index, one.name) for index, one in enumerate(series)]
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, "middle"))
-    turned = f'transform="translate(12 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"'
+    turned = f'transform="translate(12 {(frame.top + HEIGHT - BOTTOM) / 2}) rotate(-90)"'
     parts.append(f'<text {turned} text-anchor="middle">{html.escape(y_label)}</text></svg>')
     return "\n".join(parts)
 
@@ -47,7 +49,8 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
 class _Frame:
     """Where data units stand in the picture: the axes end on round numbers."""
 
-    def __init__(self, series: Sequence[Series]) -> None:
+    def __init__(self, series: Sequence[Series], top: float) -> None:
+        self.top = top
         xs = [x for one in series for x, _ in one.points]
         ys = [y for one in series for _, y in one.points]
         assert xs, "a chart without points"
@@ -59,7 +62,7 @@ class _Frame:
 
     def up(self, y: float) -> float:
         low, high = self.y_ticks[0], self.y_ticks[-1]
-        return HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - self.top - BOTTOM)
 
 
 def _axes(frame: _Frame) -> list[str]:
@@ -100,6 +103,15 @@ def tick_text(value: float) -> str:
     return f"{value:g}"
 
 
-def _legend(index: int, name: str) -> str:
-    x, y = WIDTH - RIGHT - 150, TOP + 14 + 16 * index
-    return _line(f"s{index}", x, y - 4, x + 18, y - 4) + _text(x + 24, y, name, "start")
+def _legend(names: Sequence[str]) -> tuple[list[str], int]:
+    """Return the names above the plot, where they cover no curve, and how many lines they take."""
+    parts, n_lines, x = [], 1, float(LEFT)
+    for index, name in enumerate(names):
+        width = _ENTRY_WIDTH + _CHARACTER_WIDTH * len(name)
+        if x > LEFT and x + width > WIDTH:
+            n_lines, x = n_lines + 1, float(LEFT)
+        y = _LINE_HEIGHT * n_lines - 4
+        parts.append(_line(f"s{index}", x, y - 4, x + 18, y - 4))
+        parts.append(_text(x + 24, y, name, "start"))
+        x += width
+    return parts, n_lines

@@ -35,5 +35,18 @@ def test_every_point_lies_inside_the_picture_and_higher_values_stand_higher():
     assert "b < c" in [element.text for element in root.iter() if element.tag == "text"]
 
 
+def test_no_name_of_the_legend_stands_on_the_plot_or_on_another():
+    names = [f"a curve called {number}" for number in range(9)]
+    chart = line_chart([Series(name, [(0, 0.0), (1, 1.0)]) for name in names], "x", "y")
+    root = ET.fromstring(chart)
+    texts = [element for element in root.iter() if element.text in names]
+    places = [(float(text.attrib["x"]), float(text.attrib["y"])) for text in texts]
+    points = root.find("polyline").attrib["points"].replace(",", " ").split()
+    assert len(set(places)) == len(names)
+    assert max(y for _, y in places) < min(float(y) for y in points[1::2])
+    for (x0, y0), (x1, y1) in itertools.pairwise(places):
+        assert (y0 == y1 and x1 - x0 > 100) or (y1 > y0 and x1 < x0)
+
+
 def test_long_numbers_are_shortened():
     assert [tick_text(value) for value in (0.5, 1500, 2e6)] == ["0.5", "1.5k", "2M"]

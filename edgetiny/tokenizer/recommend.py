@@ -98,7 +98,7 @@ def _ways_out(trials: Trials, shape: Shape, size: int) -> list[str]:
         ways.append(f"tie the embeddings: one table is {tied:.1%} at {size:,}{enough}")
     tables = size * shape.hidden_size * (1 if shape.tied else 2)
     needed = round(tables / _SHARE)
-    ways.append(f"take a larger model: 20% at {size:,} needs {needed / 1e6:,.0f}M parameters")
+    ways.append(f"take a larger model: 20% at {size:,} needs {needed / 1e6:,.1f}M parameters")
     small = [rows for rows in trials.sizes if shape.share(rows) < _SHARE]
     if small:
         trial = trials.at(small[-1])
