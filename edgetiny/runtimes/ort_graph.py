@@ -4,6 +4,7 @@ Axes: B sequences, T new tokens, V vocabulary, G key/value heads, C cache capaci
 logits: row b * T + t belongs to token t of sequence b.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -150,9 +151,15 @@ def new_cache(session: onnxruntime.InferenceSession, batch: int, capacity: int) 
     """Return zeros for every key and value that a graph keeps."""
     past = [each for each in session.get_inputs() if each.name.startswith("past_key_values.")]
     # Not the model's own head_dim: the graph may hold heads that were filled up with zeros.
+    shapes = {each.name: (batch, each.shape[1], capacity, each.shape[3]) for each in past}
+    if not shapes:
+        return {}
+    # One allocation: numpy asks for huge pages, and only its two ends do not fill one up.
+    memory = np.zeros(sum(map(math.prod, shapes.values())), _KV_DTYPES[past[0].type])
+    starts = np.cumsum([0, *map(math.prod, shapes.values())])
     return {
-        each.name: np.zeros((batch, each.shape[1], capacity, each.shape[3]), _KV_DTYPES[each.type])
-        for each in past
+        name: memory[start : start + math.prod(shape)].reshape(shape)
+        for start, (name, shape) in zip(starts[:-1], shapes.items(), strict=True)
     }
 
 
