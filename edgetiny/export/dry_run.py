@@ -29,6 +29,11 @@ _PROMPT_TOKENS, _NEW_TOKENS = 2, 510
 # A graph's nodes and names, as onnx 1.23 writes ours: fitted to exports.
 _GRAPH_BYTES = 2_400
 _LAYER_BYTES = {"fp32": 5_000, "fp16": 6_360, "int8": 7_300, "int4": 7_300}
+# What a product says of how nibbles become bytes; a layer has four, the head is one.
+_EXPANSION_BYTES = 3_630
+# Anonymous memory of a process with torch and onnxruntime 1.32 and a session, less the weights:
+# docs/results/export_forecast.md. The other formats' processes were not measured.
+_PROCESS_BYTES = {"onnx": 210_000_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,41 @@ def model_bytes(plan: Plan, shape: ModelConfig, tokenizer: Tokenizer | None) -> 
         return gguf_bytes(shape, plan.precision, tokenizer)
     stored = sum(_stored_bytes(plan, each) for each in _lowered_shapes(plan, shape))
     tables = 4 * plan.context * padded_head_dim(shape.head_dim)
-    return stored + tables + _GRAPH_BYTES + _LAYER_BYTES[plan.precision] * shape.num_hidden_layers
+    graph = _GRAPH_BYTES + _LAYER_BYTES[plan.precision] * shape.num_hidden_layers
+    if (plan.precision, plan.kernel) == ("int4", "dynamic"):
+        graph += _EXPANSION_BYTES * (4 * shape.num_hidden_layers + 1)
+    return stored + tables + graph
+
+
+def ram_bytes(plan: Plan, shape: ModelConfig) -> int:
+    """Return the anonymous memory that decoding a whole batch at full context peaks at.
+
+    Of formats whose process was not measured it is weights, cache and logits alone.
+    """
+    return _memory(plan, shape) + _PROCESS_BYTES.get(plan.format, 0)
+
+
+def _memory(plan: Plan, shape: ModelConfig) -> int:
+    return run_memory(
+        shape,
+        _held(plan),
+        plan.batch,
+        plan.context,
+        block_size=_held_block(plan),
+        kv_precision=plan.kv_dtype,
+    ).total
+
+
+def _held(plan: Plan) -> Precision:
+    """Return the precision of the weights in memory."""
+    if plan.precision == "fp16":
+        return "fp32"  # widened once, at loading: CPUs multiply them in fp32
+    # Blocks of four bits become channels of eight for the dynamic kernel, at loading too.
+    return "int8" if plan.kernel == "dynamic" else plan.precision
+
+
+def _held_block(plan: Plan) -> int:
+    return 0 if plan.kernel == "dynamic" else plan.block_size or 32
 
 
 def _stored_bytes(plan: Plan, shape: tuple[int, ...]) -> int:
@@ -127,9 +166,11 @@ def _stored_bytes(plan: Plan, shape: tuple[int, ...]) -> int:
         return 2 * rows * columns
     if plan.kernel == "dynamic" and plan.precision == "int8":
         return rows * (columns + 4)
-    # Four bits are blocks on disk whatever the kernel makes of them.
+    # Four bits are blocks on disk whatever the kernel; a channel's scale lies beside them.
     bits = 8 if plan.precision == "int8" else 4
-    return rows * math.ceil(columns / plan.block_size) * (plan.block_size * bits // 8 + 2)
+    of_channel = 4 * rows if plan.kernel == "dynamic" else 0
+    block_bytes = plan.block_size * bits // 8 + 2
+    return rows * math.ceil(columns / plan.block_size) * block_bytes + of_channel
 
 
 def _lowered_shapes(plan: Plan, shape: ModelConfig) -> list[tuple[int, ...]]:
@@ -156,14 +197,11 @@ def _forecast(
     except ConfigError as error:
         return Forecast(plan, str(error))
     kv: Precision = plan.kv_dtype
-    # fp16 weights are widened once, when they are loaded: CPUs multiply them in fp32.
-    held: Precision = "fp32" if plan.precision == "fp16" else plan.precision
-    block = 0 if plan.kernel == "dynamic" else plan.block_size or 32
-    memory = run_memory(shape, held, plan.batch, plan.context, block_size=block, kv_precision=kv)
     speed = None
     if device is not None:
         n_new = min(_NEW_TOKENS, plan.context - _PROMPT_TOKENS)
         context = mean_context(_PROMPT_TOKENS, max(1, n_new))
+        held, block = _held(plan), _held_block(plan)
         step = step_cost(shape, held, plan.batch, context, block_size=block, kv_precision=kv)
         speed = device_roofline(step, held, device).tokens_per_s
     return Forecast(
@@ -171,7 +209,7 @@ def _forecast(
         None,
         size_bytes=model_bytes(plan, shape, tokenizer),
         kv_cache_bytes=plan.batch * plan.context * kv_bytes_per_token(shape, kv),
-        ram_bytes=memory.total,
+        ram_bytes=ram_bytes(plan, shape),
         tokens_per_s=speed,
     )
 
