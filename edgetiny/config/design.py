@@ -54,6 +54,8 @@ _UNUSED = {
     "source": _RULES,
     "preset": (*_RULES, *_LIMITS, "vocab", "text"),
 }
+# Beyond it a family has too many shapes to weigh, and no device has the memory.
+_MOST = 10**12
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _SPEED = ("min_tok_s", "reached_share", "layer_overhead_us")
 # Settings of --sweep alone, and those of a design on paper that it has no use for.
@@ -212,4 +214,6 @@ def parse_size(text: str, flag: str = "--params") -> int:
     size = int(Decimal(match[1]) * _UNITS[match[2]]) if match else 0
     if size < 1:
         raise ConfigError(f"{flag} {text} is no size; write it like 350M, 1.5B or 1500000")
+    if size > _MOST:
+        raise ConfigError(f"{flag} {text} is more than {_MOST / 10**9:g}B; give less")
     return size

@@ -154,6 +154,7 @@ def test_a_recipe_runs(tiny_checkpoint, tiny_text, tmp_path, monkeypatch):
         ({"params": "1B", "preset": "a", "vocab": 100}, "give one of"),
         ({"params": "1B"}, "--params needs --vocab"),
         ({"params": "big", "vocab": 100}, "--params big is no size"),
+        ({"params": "1001B", "vocab": 100}, "--params 1001B is more than 1000B"),
         ({"params": "1B", "vocab": 100, "min_tok_s": 3.0}, "--min-tok-s needs --device"),
         ({"preset": "a", "reached_share": 0.5}, "--reached-share needs --device"),
         ({"preset": "a", "vocab": 100}, "--vocab does nothing with --preset"),
