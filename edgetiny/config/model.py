@@ -28,8 +28,13 @@ _INIT_SHAPE = (
 class InitConfig(Config):
     stage: ClassVar[str] = "init"
 
-    tokenizer: Path = setting(help="tokenizer folder; its size is the vocabulary")
     out: Path = setting(help="checkpoint folder to write")
+    tokenizer: Path | None = setting(None, "tokenizer folder; its size is the vocabulary")
+    source: Path | None = setting(
+        None,
+        "give --series-activation or --augmented-shortcut to this checkpoint: its weights, shape"
+        " and tokenizer stay, and it computes what it did until it is trained",
+    )
     design: Path | None = setting(
         None, "the whole shape: a TOML file of edgetiny design, or the name of a preset"
     )
@@ -52,6 +57,12 @@ class InitConfig(Config):
     tie_word_embeddings: bool | None = setting(
         None, "one tensor for embedding and head (default: yes)"
     )
+    series_activation: int = setting(
+        1, "terms of the FFN's activation, as in PanGu-pi (2 there); 1 is SiLU itself", minimum=1
+    )
+    augmented_shortcut: bool = setting(
+        False, "a bottleneck of width / 32 around attention, as in PanGu-pi"
+    )
     init: InitMethod = setting(
         "constant",
         "deviations by matrix and layer; gpt2 and internlm also as the paper (-paper) or the code"
@@ -64,6 +75,18 @@ class InitConfig(Config):
     overwrite: bool = setting(False, "replace --out if it exists")
 
     def check(self) -> None:
+        if (self.tokenizer is None) == (self.source is None):
+            raise ConfigError("give --tokenizer, or --source, which has a tokenizer of its own")
+        if self.source is not None:
+            for name in ("design", *_INIT_SHAPE):
+                if getattr(self, name) is not None:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise ConfigError(f"--source has a shape: leave out {flag}, or --source")
+            if self.series_activation == 1 and not self.augmented_shortcut:
+                raise ConfigError(
+                    "--source is for what a checkpoint lacks: give --series-activation 2 or"
+                    " --augmented-shortcut"
+                )
         if self.design is not None:
             for name in _INIT_SHAPE:
                 if getattr(self, name) is not None:

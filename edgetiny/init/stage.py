@@ -1,9 +1,13 @@
 """`edgetiny init`: a checkpoint with random weights, for a tokenizer."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
-from edgetiny.checkpoint import Checkpoint, ModelConfig, write_checkpoint
+import torch
+from torch import Tensor
+
+from edgetiny.checkpoint import Checkpoint, LazyTensors, ModelConfig, write_checkpoint
 from edgetiny.checkpoint.model_config import divisors
 from edgetiny.config.model import InitConfig
 from edgetiny.console import QUIET, Reporter
@@ -16,23 +20,27 @@ from edgetiny.tokenizer import Tokenizer
 _SIGMA = 0.02
 _WIDTH, _DEPTH, _HEADS = 256, 8, 8
 _FFN_MULTIPLE = 32
+# Of a bottleneck around attention: PanGu-pi's, arXiv 2312.17276.
+_REDUCTION = 32
 
 
 def run(config: InitConfig, reporter: Reporter = QUIET) -> Checkpoint:
-    """Write a random checkpoint for a tokenizer.
+    """Write a random checkpoint for a tokenizer, or the source with options of PanGu-pi.
 
     Raises DataError if the tokenizer cannot be read, ConfigError for sizes that do not go together
     or an --out that stands.
     """
     refuse_existing(config.out, overwrite=config.overwrite)
+    if config.source is not None:
+        return _add_options(config, Checkpoint.open(config.source), reporter)
+    assert config.tokenizer is not None, "the settings ask for one"
     if config.tokenizer.is_file():
         raise ConfigError(
             f"--tokenizer {config.tokenizer} is a file; name its folder, whose files are copied"
         )
     model_config = model_config_for(config, Tokenizer.open(config.tokenizer))
     reporter.say(f"drawing random weights into {config.out}")
-    sigma = _SIGMA if config.initializer_range is None else config.initializer_range
-    tensors = RandomTensors(model_config, std=sigma, seed=config.seed, method=config.init)
+    tensors = _drawn(config, model_config)
     with atomic_folder(config.out, overwrite=config.overwrite) as folder:
         write_checkpoint(
             folder,
@@ -46,13 +54,55 @@ def run(config: InitConfig, reporter: Reporter = QUIET) -> Checkpoint:
     return Checkpoint.open(config.out)
 
 
+def _add_options(config: InitConfig, source: Checkpoint, reporter: Reporter) -> Checkpoint:
+    """Write the source with its options switched on: the same sums until it is trained."""
+    if not source.config.is_plain:
+        raise ConfigError(f"--source {source.path} has options of PanGu-pi already")
+    model_config = with_options(source.config, config)
+    drawn = _drawn(config, model_config)
+    dtype = source.tensor("model.embed_tokens.weight").dtype
+    readers = {
+        name: functools.partial(source.tensor, name)
+        if name in source.names()
+        else functools.partial(_as_type, drawn, name, dtype)
+        for name in drawn
+    }
+    reporter.say(f"copying {source.path} with options into {config.out}")
+    with atomic_folder(config.out, overwrite=config.overwrite) as folder:
+        write_checkpoint(
+            folder,
+            model_config,
+            LazyTensors(readers),
+            stage=config.stage,
+            settings=config.as_json(),
+            parent=source,
+            tokenizer=source.path,
+        )
+    return Checkpoint.open(config.out)
+
+
+def _as_type(tensors: RandomTensors, name: str, dtype: torch.dtype) -> Tensor:
+    return tensors[name].to(dtype)
+
+
+def _drawn(config: InitConfig, model_config: ModelConfig) -> RandomTensors:
+    sigma = _SIGMA if config.initializer_range is None else config.initializer_range
+    return RandomTensors(model_config, std=sigma, seed=config.seed, method=config.init)
+
+
+def with_options(shape: ModelConfig, config: InitConfig) -> ModelConfig:
+    """Return the shape with the options of PanGu-pi that the settings ask for."""
+    width = max(1, shape.hidden_size // _REDUCTION) if config.augmented_shortcut else 0
+    return replace(shape, series_activation=config.series_activation, augmented_shortcut=width)
+
+
 def model_config_for(config: InitConfig, tokenizer: Tokenizer) -> ModelConfig:
     """Return the whole shape; what is not given follows from the width, ids from the tokenizer.
 
     Raises ConfigError for heads that do not divide, or a design of another vocabulary.
     """
     eos = tokenizer.eos_id
-    return replace(
+    shape = replace(
         _of_settings(config, tokenizer.vocab_size)
         if config.design is None
         else _of_design(config.design, tokenizer.vocab_size),
@@ -60,6 +110,7 @@ def model_config_for(config: InitConfig, tokenizer: Tokenizer) -> ModelConfig:
         eos_token_ids=() if eos is None else (eos,),
         pad_token_id=tokenizer.pad_id,
     )
+    return with_options(shape, config)
 
 
 def _of_design(path: Path, vocab_size: int) -> ModelConfig:
