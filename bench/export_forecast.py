@@ -212,8 +212,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "",
         "What a process holds without weights (210 MB), and the bytes of the graph of four bits for"
         " a batch, were fitted to the first shape and looked at on the others; blocks"
-        " (`weight_only`) take 35 MiB more than forecast in the largest shape, so a model far beyond"
-        f" these may miss. {len(CASES) - len(rows)} of {len(CASES)} cases were not run.",
+        " (`weight_only`) take 35 MiB more than forecast in the largest shape, so a model far"
+        f" beyond these may miss. {len(CASES) - len(rows)} of {len(CASES)} cases were not run.",
         "",
         *table([line_of(row) for row in rows]),
     ]
