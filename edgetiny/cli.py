@@ -62,6 +62,7 @@ COMMANDS = (
     Command("design", "sweep.command", "Choose a shape for a size, or for a promise on a device."),
     Command("init", "init", "Make a checkpoint with random weights."),
     Command("inspect", "inspect", "Show shapes, parameters, bytes, lineage and statistics."),
+    Command("importance", "importance.stage", "Show what layers and neurons are worth."),
     Command("inherit", "inherit.stage", "Cut a smaller model out of a trained one."),
     Command("train", "train.stage", "Train a checkpoint on token shards."),
     Command("gqa", "gqa", "Merge key/value heads that query heads will share."),

@@ -108,8 +108,20 @@ STUDENT_AXES = (
 )
 
 
-NeuronMethod = Literal["l1", "l2", "taylor", "activation", "random"]
-LayersMethod = Literal["greedy", "one-shot", "block", "cosine", "random"]
+ScoreMethod = Literal["l1", "l2", "taylor", "activation", "random"]
+NeuronMethod = Literal["l1", "l2", "taylor", "activation", "learned", "random"]
+LayersMethod = Literal["greedy", "one-shot", "block", "cosine", "learned", "random"]
+
+MASK_SETTINGS: dict[str, float] = {
+    "mask_steps": 400,
+    "mask_batch_size": 8,
+    "mask_learning_rate": 0.1,
+    "mask_weight_learning_rate": 1e-4,
+    "mask_ramp": 0.4,
+    "mask_anneal": 0.2,
+    "mask_save_every": 100,
+}
+"""Settings of `--method learned`, and what they are if not given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,27 +144,87 @@ class InheritConfig(Config):
     num_key_value_heads: int | None = setting(None, "key/value heads of the student", minimum=1)
     intermediate_size: int | None = setting(None, "FFN width of the student", minimum=1)
     method: NeuronMethod = setting(
-        "taylor", "how neurons are chosen: by weights, by gradients, by what flows, or at random"
+        "taylor",
+        "how neurons are chosen: by weights, gradients, what flows, trained masks, or at random",
     )
     layers_method: LayersMethod = setting(
         "greedy",
         "how layers are chosen: by skipping each and looking again, each once, runs of neighbours,"
-        " by how far they turn their input, or at random",
+        " by how far they turn their input, by masks trained with the neurons', or at random",
     )
     calibration_tokens: int = setting(
         16_384, "tokens of training text that choose; as many held-out ones are scored", minimum=1
     )
-    seed: int = setting(0, "seed of what is chosen at random", minimum=0)
+    mask_steps: int | None = setting(None, "steps of learned masks (default: 400)", minimum=10)
+    mask_batch_size: int | None = setting(None, "sequences of a step (default: 8)", minimum=1)
+    mask_learning_rate: float | None = setting(
+        None, "of masks and multipliers (default: 0.1)", minimum=0.0
+    )
+    mask_weight_learning_rate: float | None = setting(
+        None,
+        "of the weights, trained along; 0 leaves them as they are (default: 1e-4)",
+        minimum=0.0,
+    )
+    mask_ramp: float | None = setting(
+        None,
+        "share of the steps in which gates are closed (default: 0.4)",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    mask_anneal: float | None = setting(
+        None, "share of the steps in which they settle (default: 0.2)", minimum=0.0, maximum=1.0
+    )
+    mask_save_every: int | None = setting(
+        None, "steps between saves into OUT.masks (default: 100)", minimum=1
+    )
+    seed: int = setting(0, "seed of what is chosen at random, and of masks", minimum=0)
+    resume: bool = setting(False, "go on from the masks saved in OUT.masks")
     overwrite: bool = setting(False, "replace --out if it exists")
 
     def check(self) -> None:
-        if self.seed and "random" not in (self.method, self.layers_method):
-            raise ConfigError("--seed is for what is chosen at random; leave it out")
+        if self.method != "learned":
+            for name in (*MASK_SETTINGS, "resume"):
+                if getattr(self, name) not in (None, False):
+                    flag = f"--{name.replace('_', '-')}"
+                    raise ConfigError(f"{flag} is for --method learned; leave it out")
+            if self.layers_method == "learned":
+                raise ConfigError("--layers-method learned needs --method learned")
+        if self.seed and not {"random", "learned"} & {self.method, self.layers_method}:
+            raise ConfigError("--seed is for what is random or learned; leave it out")
+        if self.mask("ramp") + self.mask("anneal") > 1:
+            raise ConfigError("--mask-ramp and --mask-anneal are shares of the steps: at most 1")
         if self.to is not None:
             for name in STUDENT_AXES:
                 if getattr(self, name) is not None:
                     flag = f"--{name.replace('_', '-')}"
                     raise ConfigError(f"--to is the whole shape; leave out {flag}, or --to")
+
+    def mask(self, name: str) -> float:
+        """Return a setting of learned masks, by its name without `mask_`, or its default."""
+        given = getattr(self, f"mask_{name}")
+        return MASK_SETTINGS[f"mask_{name}"] if given is None else given
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportanceConfig(Config):
+    stage: ClassVar[str] = "importance"
+
+    source: Path = setting(help="checkpoint folder to look at", argument=True)
+    data: Path = setting(
+        help="token shards: held-out text scores the layers, training text the neurons"
+    )
+    layers: bool = setting(False, "loss without each run of 1, 2 and 3 layers, and their cosines")
+    neurons: bool = setting(False, "how each method spreads its scores over the neurons")
+    calibration_tokens: int = setting(16_384, "tokens of text to score with", minimum=1)
+    out: Path | None = setting(None, "JSON file to write")
+    report: Path | None = setting(None, "HTML file to write")
+    overwrite: bool = setting(False, "replace --out and --report if they exist")
+
+    def check(self) -> None:
+        if not (self.layers or self.neurons):
+            raise ConfigError("nothing to score: give --layers, --neurons or both")
+        if self.overwrite and self.out is None and self.report is None:
+            raise ConfigError("--overwrite replaces --out or --report; neither is given")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

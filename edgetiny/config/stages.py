@@ -6,7 +6,13 @@ from edgetiny.config.data import DataBuildConfig
 from edgetiny.config.demo import DemoConfig, DeviceConfig, DoctorConfig
 from edgetiny.config.design import DesignConfig
 from edgetiny.config.export import ExportConfig, VerifyConfig
-from edgetiny.config.model import GqaConfig, InheritConfig, InitConfig, InspectConfig
+from edgetiny.config.model import (
+    GqaConfig,
+    ImportanceConfig,
+    InheritConfig,
+    InitConfig,
+    InspectConfig,
+)
 from edgetiny.config.run import BenchConfig, EvalConfig, GenerateConfig
 from edgetiny.config.tokenizer import (
     TokenizerCompressConfig,
@@ -32,6 +38,7 @@ STAGES: dict[str, type[Config]] = {
         DesignConfig,
         InitConfig,
         InspectConfig,
+        ImportanceConfig,
         InheritConfig,
         GqaConfig,
         TrainConfig,

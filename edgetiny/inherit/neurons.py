@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from edgetiny.checkpoint import ModelConfig
-from edgetiny.config.model import NeuronMethod
+from edgetiny.config.model import ScoreMethod
 from edgetiny.console import QUIET, Reporter
 from edgetiny.importance import activation, magnitude, taylor
 from edgetiny.importance.scores import Scores
@@ -14,7 +14,7 @@ from edgetiny.inherit.surgery import Kept
 
 
 def score(
-    method: NeuronMethod,
+    method: ScoreMethod,
     config: ModelConfig,
     tensors: Mapping[str, Tensor],
     windows: Tensor,

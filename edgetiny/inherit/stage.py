@@ -1,7 +1,7 @@
 """`edgetiny inherit`: a smaller checkpoint cut out of a larger one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -16,10 +16,15 @@ from edgetiny.importance.axes import take_layers
 from edgetiny.importance.text import mean_loss, text_windows, trained_length
 from edgetiny.inherit.energy import kept_energy
 from edgetiny.inherit.layers import choose_layers, kept_layers
+from edgetiny.inherit.learn import Learner
+from edgetiny.inherit.mask_state import learn
+from edgetiny.inherit.masks import kept_of
 from edgetiny.inherit.neurons import choose, score
 from edgetiny.inherit.shape import student_shape
 from edgetiny.inherit.surgery import cut, cut_shape
 from edgetiny.model import Transformer, build_model
+
+_MASK_WINDOW = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +80,9 @@ def inherit(
 ) -> Student:
     """Return the student of a shape: layers are chosen first, then neurons in those that stay."""
     windows = text_windows(shards.train, config.calibration_tokens, trained_length(source))
+    if config.layers_method == "learned":
+        everything = list(range(source.config.num_hidden_layers))
+        return _learned(source, everything, shape, config, shards, reporter)
     dropped = choose_layers(
         config.layers_method,
         source.config,
@@ -85,6 +93,10 @@ def inherit(
         reporter=reporter,
     )
     layers = kept_layers(source.config.num_hidden_layers, dropped)
+    of_layers = {"dropped_layers": [each.as_json() for each in dropped]}
+    if config.method == "learned":
+        student = _learned(source, layers, shape, config, shards, reporter)
+        return replace(student, metrics=of_layers | student.metrics)
     big, tensors = take_layers(source.config, source.state_dict(), layers)
     scores = score(config.method, big, tensors, windows, seed=config.seed, reporter=reporter)
     kept = choose(scores, shape)
@@ -94,9 +106,31 @@ def inherit(
     return Student(
         shape=cut_shape(big, shape),
         tensors=cut(big, tensors, shape, kept, energy),
+        metrics=of_layers
+        | {"calibration_tokens": windows[:, 1:].numel(), "kept_layers": layers, "mask_tokens": 0},
+    )
+
+
+def _learned(
+    source: Checkpoint,
+    layers: list[int],
+    shape: ModelConfig,
+    config: InheritConfig,
+    shards: Shards,
+    reporter: Reporter,
+) -> Student:
+    """Return the student that masks over `layers` of the source come to."""
+    big, tensors = take_layers(source.config, source.state_dict(), layers)
+    length = min(_MASK_WINDOW, trained_length(source))
+    learner = Learner(big, tensors, shape, shards.train, config, length)
+    learn(learner, config, f"{source.sha256} {shards.sha256} {layers}", reporter)
+    places, kept = kept_of(learner.settled(), big)
+    thin, trained = take_layers(big, learner.tensors(), places)
+    return Student(
+        shape=cut_shape(thin, shape),
+        tensors=cut(thin, trained, shape, kept, {}),
         metrics={
-            "calibration_tokens": windows[:, 1:].numel(),
-            "kept_layers": layers,
-            "dropped_layers": [each.as_json() for each in dropped],
+            "kept_layers": [layers[place] for place in places],
+            "mask_tokens": learner.tokens,
         },
     )

@@ -11,6 +11,7 @@ from edgetiny.inherit.surgery import Kept, cut, cut_shape
 from edgetiny.model import build_model
 
 KINDS = {
+    "pangu": {"series_activation": 2, "augmented_shortcut": 5, "num_key_value_heads": 4},
     "mha_tied": {},
     "gqa_untied": {"num_key_value_heads": 4, "tie_word_embeddings": False},
     "qwen2": {"num_key_value_heads": 2, "bias": "qkv"},
@@ -74,6 +75,8 @@ def masked(config, tensors, kept, energy):
     hidden = mask(config.hidden_size, kept.hidden)
     model.model.embed_tokens.register_forward_hook(lambda module, args, out: out * hidden)
     for place, layer in enumerate(model.model.layers):
+        if config.augmented_shortcut:
+            layer.shortcut.register_forward_hook(lambda module, args, out: out * hidden)
         heads = mask(config.num_attention_heads, kept.query[place])
         query = heads.repeat_interleave(config.head_dim)
         units = mask(config.intermediate_size, kept.units[place])

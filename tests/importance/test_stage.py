@@ -1,0 +1,49 @@
+import json
+
+import numpy as np
+import pytest
+
+from edgetiny.config.model import ImportanceConfig
+from edgetiny.data import Shards
+from edgetiny.errors import ConfigError
+from edgetiny.importance.skips import skip_losses
+from edgetiny.importance.stage import run
+from edgetiny.importance.text import text_windows
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Return a shard folder of random ids under 97."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("train", "val"):
+        rng.integers(0, 97, 400).astype("<u2").tofile(folder / f"{name}.bin")
+    return folder
+
+
+def test_tables_are_what_is_measured_and_are_written(make_checkpoint, data, tmp_path):
+    source = make_checkpoint(num_hidden_layers=4, num_key_value_heads=2)
+    out, report = tmp_path / "importance.json", tmp_path / "importance.html"
+    settings = {"source": source.path, "data": data, "calibration_tokens": 100}
+    config = ImportanceConfig(layers=True, neurons=True, out=out, report=report, **settings)
+    found = run(config)
+    windows = text_windows(Shards.open(data).valid, 100, 64)
+    wanted = skip_losses(source.config, source.state_dict(), range(4), windows, (1, 2, 3))
+    assert found.loss == wanted.whole
+    for n, losses in wanted.without.items():
+        column = [row[f"loss_without_{n}"] for row in found.layers]
+        assert column == losses + [None] * (n - 1)
+    assert {row["method"] for row in found.neurons} == {"l1", "l2", "activation", "taylor"}
+    assert all(0.5 <= row["share_of_best_half"] <= 1 for row in found.neurons)
+    assert json.loads(out.read_text()) == found.summary()
+    assert report.read_text().count("<polyline") == 3
+    with pytest.raises(ConfigError, match="exists"):
+        run(config)
+
+
+def test_nothing_to_score_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="give --layers, --neurons or both"):
+        ImportanceConfig(source=tmp_path, data=tmp_path)
+    with pytest.raises(ConfigError, match="--overwrite replaces"):
+        ImportanceConfig(source=tmp_path, data=tmp_path, layers=True, overwrite=True)

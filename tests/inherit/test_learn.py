@@ -1,0 +1,121 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from edgetiny.checkpoint import Checkpoint
+from edgetiny.config.model import InheritConfig
+from edgetiny.errors import CheckFailed, ConfigError
+from edgetiny.inherit.stage import run
+
+SHAPE = {"hidden_size": 20, "intermediate_size": 30, "num_key_value_heads": 3}
+STEPS = {
+    "mask_steps": 160,
+    "mask_batch_size": 2,
+    "mask_save_every": 20,
+    "mask_learning_rate": 0.1,
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Return a shard folder of random ids under 97."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("train", "val"):
+        rng.integers(0, 97, 400).astype("<u2").tofile(folder / f"{name}.bin")
+    return folder
+
+
+def lines_of(folder):
+    return (folder / "out.masks/log.jsonl").read_text().splitlines()
+
+
+def learned(source, data, out, **settings):
+    settings = {"calibration_tokens": 64} | STEPS | SHAPE | settings
+    return InheritConfig(source=source.path, data=data, out=out, method="learned", **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers_method", ["greedy", "learned"])
+@pytest.mark.parametrize("rate", [1e-4, 0.0])
+def test_masks_come_to_the_shape(make_checkpoint, data, tmp_path, layers_method, rate):
+    source = make_checkpoint(num_hidden_layers=3, num_key_value_heads=4, num_attention_heads=8)
+    result = run(
+        learned(
+            source,
+            data,
+            tmp_path / "out",
+            num_hidden_layers=2,
+            layers_method=layers_method,
+            mask_weight_learning_rate=rate,
+        )
+    )
+    config, metrics = result.config, result.lineage["metrics"]
+    assert (config.hidden_size, config.intermediate_size) == (20, 30)
+    assert (config.num_key_value_heads, config.num_attention_heads) == (3, 6)
+    assert config.num_hidden_layers == len(metrics["kept_layers"]) == 2
+    assert metrics["mask_tokens"] == 160 * 2 * 64
+    rows = [json.loads(line) for line in lines_of(tmp_path)]
+    assert [row["step"] for row in rows] == list(range(1, 161))
+    assert rows[0]["open"]["hidden"] > 0.9
+    assert rows[-1]["open"]["hidden"] == pytest.approx(20 / 32, abs=0.1)
+    assert {*rows[0]["multipliers"]} >= {"hidden", "unit", "kv"}
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bits(make_checkpoint, data, tmp_path):
+    source = make_checkpoint()
+    whole = run(learned(source, data, tmp_path / "whole"))
+    config = learned(source, data, tmp_path / "out")
+    command = [sys.executable, "-m", *config.command_line().split()]
+    state = tmp_path / "out.masks" / "mask_state.json"
+    with subprocess.Popen(command) as process:
+        while not state.exists() or json.loads(state.read_text())["step"] < 40:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "out").exists()
+    result = run(learned(source, data, tmp_path / "out", resume=True))
+    assert all(torch.equal(result.tensor(name), whole.tensor(name)) for name in whole.names())
+    rows = [json.loads(line) for line in lines_of(tmp_path)]
+    assert [row["step"] for row in rows] == list(range(1, 161))
+
+
+def test_resuming_with_other_settings_is_refused(make_checkpoint, data, tmp_path):
+    source = make_checkpoint()
+    run(learned(source, data, tmp_path / "out"))
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(ConfigError, match="other settings"):
+        run(learned(source, data, tmp_path / "out", resume=True, seed=1))
+
+
+def test_masks_that_do_not_come_to_the_shape_fail(make_checkpoint, data, tmp_path):
+    source = make_checkpoint()
+    with pytest.raises(CheckFailed, match=r"hidden row 0 keeps .* of 32, not 20; give more"):
+        run(learned(source, data, tmp_path / "out", mask_learning_rate=1e-4))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", [{"mask_steps": 20}, {"resume": True}, {"mask_ramp": 0.1}])
+def test_settings_of_masks_are_for_masks(given, tmp_path):
+    with pytest.raises(ConfigError, match="is for --method learned"):
+        InheritConfig(source=tmp_path, data=tmp_path, out=tmp_path, **given)
+    with pytest.raises(ConfigError, match="needs --method learned"):
+        InheritConfig(source=tmp_path, data=tmp_path, out=tmp_path, layers_method="learned")
+
+
+def test_frozen_weights_stay(make_checkpoint, data, tmp_path):
+    source = make_checkpoint()
+    shape = {"hidden_size": None, "num_key_value_heads": None}
+    result = run(learned(source, data, tmp_path / "out", mask_weight_learning_rate=0.0, **shape))
+    assert isinstance(result, Checkpoint)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(result.tensor(name), source.tensor(name))
