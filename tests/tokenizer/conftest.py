@@ -1,15 +1,20 @@
 """A model file made by hand, small enough to reason about, and texts for every model."""
 
+import io
 import json
 import lzma
 import random
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
+import tokenizers
 
 from edgetiny.tokenizer import Tokenizer
+from edgetiny.tokenizer.as_json import tokenizer_json
 from edgetiny.tokenizer.model_file import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, protobuf
 
 
@@ -80,3 +85,65 @@ def _first(path: Path, count: int) -> list[str]:
             if len(texts) == count:
                 break
     return texts
+
+
+@pytest.fixture(scope="session")
+def kinds(
+    shared_data: Path, real_text: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Return a folder of each kind of tokenizer."""
+    out = tmp_path_factory.mktemp("kinds")
+    source = shared_data / "tokenizers"
+    names = {
+        "sp_bytes": "mistral_v1_32k.model",
+        "neox": "gpt_neox_20B_tokenizer.json",
+        "user_defined": "internlm_v7_sft.model",
+        "unigram": "sp_test_unigram1k.model",
+    }
+    for kind, name in names.items():
+        (out / kind).mkdir()
+        shutil.copy(source / name, out / kind / f"tokenizer{Path(name).suffix}")
+    (out / "normalizing").mkdir()
+    lines = [text[:2_000] for text in real_text["en"] + real_text["zh"]]
+    _train_model(out / "normalizing" / "tokenizer.model", lines)
+    (out / "byte_level").mkdir()
+    _train_byte_level(out / "byte_level" / "tokenizer.json", lines)
+    for kind, of in (("json_bytes", "sp_bytes"), ("json_plain", "normalizing")):
+        (out / kind).mkdir()
+        payload = tokenizer_json(Tokenizer.open(out / of).proto)
+        (out / kind / "tokenizer.json").write_text(json.dumps(payload))
+    return {path.name: path for path in out.iterdir()}
+
+
+def _train_model(path: Path, lines: list[str]) -> None:
+    """Train a BPE model without byte fallback that normalizes and drops repeated spaces."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=6_000,
+        character_coverage=0.999,
+        normalization_rule_name="nmt_nfkc",
+        minloglevel=4,
+    )
+    path.write_bytes(model.getvalue())
+
+
+def _train_byte_level(path: Path, lines: list[str]) -> None:
+    """Train a byte-level BPE that composes characters and has runs of spaces as added tokens."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.normalizer = tokenizers.normalizers.NFC()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=3_000,
+        special_tokens=["<|end|>"],
+        show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.add_tokens(
+        [tokenizers.AddedToken(" " * count, normalized=True) for count in range(8, 1, -1)]
+    )
+    tokenizer.save(str(path))

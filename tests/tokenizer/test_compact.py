@@ -1,6 +1,5 @@
 """Compact tokenizers of every kind: where all tokens are kept, the ids are the mapped old ones."""
 
-import io
 import json
 import shutil
 from collections import Counter
@@ -9,80 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sentencepiece
 import tokenizers
 
 from edgetiny.errors import DataError
 from edgetiny.files import read_json
 from edgetiny.tokenizer import Tokenizer
 from edgetiny.tokenizer.always_kept import always_kept
-from edgetiny.tokenizer.as_json import tokenizer_json
 from edgetiny.tokenizer.compact import write_compact
 from edgetiny.tokenizer.select import select
 
 ODD = ["", " ", "  two  spaces ", "\n\n x\t", "\u4e2d\U0001f44d e\u0301", "a" * 40]
-
-
-@pytest.fixture(scope="module")
-def kinds(
-    shared_data: Path, real_text: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    """Return a folder of each kind of tokenizer."""
-    out = tmp_path_factory.mktemp("kinds")
-    source = shared_data / "tokenizers"
-    names = {
-        "sp_bytes": "mistral_v1_32k.model",
-        "neox": "gpt_neox_20B_tokenizer.json",
-        "user_defined": "internlm_v7_sft.model",
-        "unigram": "sp_test_unigram1k.model",
-    }
-    for kind, name in names.items():
-        (out / kind).mkdir()
-        shutil.copy(source / name, out / kind / f"tokenizer{Path(name).suffix}")
-    (out / "normalizing").mkdir()
-    lines = [text[:2_000] for text in real_text["en"] + real_text["zh"]]
-    train_model(out / "normalizing" / "tokenizer.model", lines)
-    (out / "byte_level").mkdir()
-    train_byte_level(out / "byte_level" / "tokenizer.json", lines)
-    for kind, of in (("json_bytes", "sp_bytes"), ("json_plain", "normalizing")):
-        (out / kind).mkdir()
-        payload = tokenizer_json(Tokenizer.open(out / of).proto)
-        (out / kind / "tokenizer.json").write_text(json.dumps(payload))
-    return {path.name: path for path in out.iterdir()}
-
-
-def train_model(path: Path, lines: list[str]) -> None:
-    """Train a BPE model without byte fallback that normalizes and drops repeated spaces."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=6_000,
-        character_coverage=0.999,
-        normalization_rule_name="nmt_nfkc",
-        minloglevel=4,
-    )
-    path.write_bytes(model.getvalue())
-
-
-def train_byte_level(path: Path, lines: list[str]) -> None:
-    """Train a byte-level BPE that composes characters and has runs of spaces as added tokens."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.normalizer = tokenizers.normalizers.NFC()
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=3_000,
-        special_tokens=["<|end|>"],
-        show_progress=False,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(lines, trainer)
-    tokenizer.add_tokens(
-        [tokenizers.AddedToken(" " * count, normalized=True) for count in range(8, 1, -1)]
-    )
-    tokenizer.save(str(path))
 
 
 def compact(source: Tokenizer, size: int, texts: Sequence[str], folder: Path) -> list[int]:
