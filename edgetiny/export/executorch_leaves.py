@@ -6,6 +6,7 @@ Axes: B sequences, S new tokens, D hidden size, V vocabulary, H query heads, G k
 C cache capacity. Rows of the packed projection are heads: H of queries, G of keys, G of values.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -155,15 +156,34 @@ class EtPackedTable(nn.Module):
 class EtSwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)); `x` is rounded once for gate and up."""
 
-    def __init__(self, gate: Linear, up: Linear, down: Linear) -> None:
+    def __init__(
+        self, gate: Linear, up: Linear, down: Linear, series: Sequence[tuple[Tensor, Tensor]] = ()
+    ) -> None:
+        """series: scale and shift (FFN,) of each term of the activation; SiLU if empty."""
         super().__init__()
         self.gate, self.up, self.down = gate, up, down
+        self.n_terms = len(series)
+        for term, (scale, shift) in enumerate(series):
+            self.register_buffer(f"scale{term}", scale)
+            self.register_buffer(f"shift{term}", shift)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gate.prepare(x)
-        gate = self.gate.product(x)
-        out: Tensor = self.down(gate * torch.sigmoid(gate) * self.up.product(x))
+        out: Tensor = self.down(self.activated(self.gate.product(x)) * self.up.product(x))
         return out
+
+    def activated(self, gate: Tensor) -> Tensor:
+        """Return SiLU of the gate, or the sum of a series of them."""
+        if not self.n_terms:
+            return gate * torch.sigmoid(gate)
+        terms = [
+            gate * self.get_buffer(f"scale{term}") + self.get_buffer(f"shift{term}")
+            for term in range(self.n_terms)
+        ]
+        total = terms[0] * torch.sigmoid(terms[0])
+        for term in terms[1:]:
+            total = total + term * torch.sigmoid(term)
+        return total
 
 
 class EtAttention(nn.Module):

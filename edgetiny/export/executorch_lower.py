@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import (
     EdgeCompileConfig,
@@ -34,7 +35,7 @@ from edgetiny.export.executorch_leaves import (
     table,
 )
 from edgetiny.export.plan import Lowered, Plan
-from edgetiny.model import RMSNorm, SelfAttention, SwiGLU, Transformer, empty_model
+from edgetiny.model import RMSNorm, SelfAttention, Shortcut, SwiGLU, Transformer, empty_model
 from edgetiny.quantize import BlockWeight, Weights
 
 MODEL_FILE = "model.pte"
@@ -189,6 +190,8 @@ def _swap_leaves(
             model.set_submodule(name, _attention(name, module, weights, plan, advance))
         elif isinstance(module, SwiGLU):
             model.set_submodule(name, _feed_forward(name, weights, advance))
+        elif isinstance(module, Shortcut):
+            model.set_submodule(name, _shortcut(name, weights, advance))
     advance()
     model.set_submodule("model.embed_tokens", table(weights.table()))
     if not weights.config.tie_word_embeddings:
@@ -223,7 +226,27 @@ def _feed_forward(name: str, weights: Weights, advance: Callable[..., None]) -> 
     if isinstance(stored[2], BlockWeight):
         width = stored[2].data.shape[1] * stored[2].block_size
     gate, up = (linear(each, None, rows=width) for each in stored[:2])
-    return EtSwiGLU(gate, up, linear(stored[2], None))
+    n_terms = weights.config.series_activation
+    n_terms = n_terms if n_terms > 1 else 0
+    series = []
+    for term in range(n_terms):
+        places = (f"{name}.series.{term}.{kind}" for kind in ("scale", "shift"))
+        scale, shift = (_widened(weights.tensor(place).float(), width) for place in places)
+        series.append((scale, shift))
+        advance(2)
+    return EtSwiGLU(gate, up, linear(stored[2], None), series)
+
+
+def _shortcut(name: str, weights: Weights, advance: Callable[..., None]) -> nn.Sequential:
+    reduce, expand = (
+        linear(weights.linear(f"{name}.{kind}.weight"), None) for kind in ("reduce", "expand")
+    )
+    advance(2)
+    return nn.Sequential(reduce, nn.GELU(), expand)
+
+
+def _widened(vector: Tensor, width: int | None) -> Tensor:
+    return vector if width is None else F.pad(vector, (0, width - len(vector)))
 
 
 def _to_edge(model: EtDecoder, plan: Plan, methods: dict[str, Any]) -> EdgeProgramManager:

@@ -58,6 +58,9 @@ class OnnxDecoder:
             x, normed = self._norm(x, delta, f"{name}.input_layernorm")
             attended = self._attend(normed, layer, place)
             delta = self._project(attended, [f"{name}.self_attn.o_proj"])
+            if self._config.augmented_shortcut:
+                beside = self._shortcut(normed, f"{name}.shortcut")
+                delta = self._graph.node("Add", [delta, beside], f"{name}.shortcut")
             x, normed = self._norm(x, delta, f"{name}.post_attention_layernorm")
             delta = self._feed_forward(normed, f"{name}.mlp")
         _, normed = self._norm(x, delta, "model.norm")
@@ -72,8 +75,7 @@ class OnnxDecoder:
 
     def _norm(self, x: ir.Value, delta: ir.Value | None, name: str) -> tuple[ir.Value, ir.Value]:
         """Return the residual stream after adding what the last block gave, and its norm."""
-        stored = self._tensor(f"{name}.weight")
-        weight = self._graph.as_fp32(self._graph.weight(f"{name}.weight", stored), stored.dtype)
+        weight = self._vector(f"{name}.weight")
         epsilon = self._config.rms_norm_eps
         if delta is None:
             normed = self._graph.node(
@@ -120,10 +122,32 @@ class OnnxDecoder:
     def _feed_forward(self, normed: ir.Value, name: str) -> ir.Value:
         gate = self._project(normed, [f"{name}.gate_proj"])
         up = self._project(normed, [f"{name}.up_proj"])
-        # x * sigmoid(alpha * x) is SiLU where alpha is one: one node instead of two.
-        activated = self._graph.fused("QuickGelu", [gate], name, alpha=1.0)
+        activated = self._activate(gate, name)
         product = self._graph.node("Mul", [activated, up], name)
         return self._project(product, [f"{name}.down_proj"])
+
+    def _activate(self, gate: ir.Value, name: str) -> ir.Value:
+        """Return SiLU of the gate, or the sum of a series of them."""
+        n_terms = self._config.series_activation
+        total: ir.Value | None = None
+        for term in range(n_terms):
+            x, place = gate, f"{name}.series.{term}"
+            if n_terms > 1:
+                x = self._graph.node("Mul", [x, self._vector(f"{place}.scale")], place)
+                x = self._graph.node("Add", [x, self._vector(f"{place}.shift")], place)
+            # x * sigmoid(alpha * x) is SiLU where alpha is one: one node instead of two.
+            x = self._graph.fused("QuickGelu", [x], place if n_terms > 1 else name, alpha=1.0)
+            total = x if total is None else self._graph.node("Add", [total, x], f"{place}.sum")
+        assert total is not None
+        return total
+
+    def _shortcut(self, normed: ir.Value, name: str) -> ir.Value:
+        narrow = self._project(normed, [f"{name}.reduce"])
+        return self._project(self._graph.fused("Gelu", [narrow], name), [f"{name}.expand"])
+
+    def _vector(self, name: str) -> ir.Value:
+        stored = self._tensor(name)
+        return self._graph.as_fp32(self._graph.weight(name, stored), stored.dtype)
 
     def _project(self, x: ir.Value, names: Sequence[str]) -> ir.Value:
         """Return x times the transpose of one or more matrices, outputs side by side."""

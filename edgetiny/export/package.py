@@ -158,7 +158,8 @@ def _loaders(plan: Plan, config: ModelConfig) -> list[str]:
     if plan.format != "onnx" or plan.target != "cpu":
         return []
     loaders = ["edgetiny", "onnxruntime"]
-    if plan.layout != "portable":
+    # Options of PanGu-pi: optimum asks transformers, which refuses; genai was not tried.
+    if plan.layout != "portable" or not config.is_plain:
         return loaders
     # optimum takes head_dim to be hidden_size / heads, whatever config.json says.
     is_usual = config.head_dim * config.num_attention_heads == config.hidden_size

@@ -145,6 +145,7 @@ def plans(config: ExportConfig, shape: ModelConfig) -> list[Plan]:
     made = candidates(config, shape)
     for plan in made:
         require(plan, allow_unverified=config.allow_unverified)
+        _require_block(plan, shape)
     return made
 
 
@@ -199,6 +200,19 @@ def require(plan: Plan, *, allow_unverified: bool) -> Support:
             " give --allow-unverified to have it all the same"
         )
     return row
+
+
+def _require_block(plan: Plan, shape: ModelConfig) -> None:
+    """Raise ConfigError where the program that loads the file has LLaMA's own block only."""
+    if shape.is_plain:
+        return
+    name = {"gguf": "llama.cpp", "transformers-js": "transformers.js"}
+    loader = name.get(plan.format) or name.get(plan.layout)
+    if loader is not None:
+        raise ConfigError(
+            f"{plan.name} is refused: {loader} has no block with a series activation or an"
+            " augmented shortcut; export to onnx or executorch"
+        )
 
 
 def is_proven(plan: Plan) -> bool:
