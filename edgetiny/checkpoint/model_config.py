@@ -237,6 +237,10 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
         "partial_rotary_factor": (1, 1.0, None),
         "quantization_config": (None,),
         "pretraining_tp": (1, None),
+        "num_local_experts": (0, None),
+        "num_experts": (0, None),
+        "attn_logit_softcapping": (None,),
+        "final_logit_softcapping": (None,),
     }
     for key, allowed in wanted.items():
         if raw.get(key) not in allowed:
