@@ -240,9 +240,14 @@ def prompts_of(checkpoint: Checkpoint) -> list[Prompt]:
     for name, text in PROMPTS.items():
         ids = [*([] if start is None else [start]), *tokenizer.encode(text)]
         wanted = our_greedy(eager, ids)
-        wanted = wanted[: next((i for i, id in enumerate(wanted) if id in ends), N_NEW)]
+        wanted = until_end(wanted, ends)
         made.append(Prompt(name, text, ids, wanted, our_logits(eager, ids, wanted)))
     return made
+
+
+def until_end(ids: list[int], ends: set[int]) -> list[int]:
+    """Return ids up to the one that ends a text."""
+    return ids[: next((place for place, id in enumerate(ids) if id in ends), len(ids))]
 
 
 def named(folder: Path, ids: list[int]) -> str:
@@ -263,7 +268,7 @@ def first_difference(
         same = [n for n in range(len(wanted)) if found.startswith(named(folder, wanted[:n]))]
         return max(same)
     # Some stop at the end of a text, some go on behind it.
-    found = found[: next((i for i, id in enumerate(found) if id in ends), len(found))]
+    found = until_end(found, ends)
     pairs = list(zip(wanted, found, strict=False))
     differ = [place for place, (a, b) in enumerate(pairs) if a != b]
     return differ[0] if differ else (None if len(found) >= len(wanted) else len(found))
@@ -308,17 +313,15 @@ def measure(name: str, checkpoint: Checkpoint, precision: str, out: Path) -> lis
             # Of a quantized file the first loader's text is what the others have to give.
             wanted = prompt.wanted
             if precision != "fp32":
-                wanted = texts.setdefault(loader.file, _cut(found, ends))
+                if loader.file not in texts:
+                    assert not isinstance(found, str), "the runner is not the first of its file"
+                    texts[loader.file] = until_end(found, ends)
+                wanted = texts[loader.file]
             at = first_difference(folder, wanted, found, ends)
             rows.append(
                 row | facts[loader.file] | verdict(prompt, precision, at, facts[loader.file])
             )
     return rows
-
-
-def _cut(found: list[int] | str, ends: set[int]) -> list[int]:
-    assert not isinstance(found, str)
-    return found[: next((i for i, id in enumerate(found) if id in ends), len(found))]
 
 
 def verdict(
