@@ -148,6 +148,11 @@ def _open_artefact(
         raise ConfigError(
             f"{path} holds a GGUF file only, which llama.cpp runs; export --format onnx too"
         )
+    # Before an engine is imported, which takes seconds.
+    if runtime is not None and runtime not in formats:
+        raise ConfigError(
+            f"{path} holds no {runtime} model; it has: {', '.join(dict.fromkeys(formats))}"
+        )
     if runtime == "executorch" or (runtime is None and formats[0] == "executorch"):
         require_executorch()
         from edgetiny.runtimes.executorch_runtime import ExecutorchRuntime
