@@ -44,6 +44,7 @@ from edgetiny.files import read_json, refuse_existing, write_json
 from edgetiny.generate import stage as generate
 from edgetiny.inherit import stage as inherit
 from edgetiny.svg import Series
+from edgetiny.text import total_bytes
 from edgetiny.tokenizer import compress as tokenizer_compress
 from edgetiny.tokenizer import train as tokenizer_train
 from edgetiny.train import stage as train
@@ -111,6 +112,9 @@ def run(config: DemoConfig, reporter: Reporter = QUIET) -> DemoResult:
 
 def _claim(config: DemoConfig) -> None:
     refuse_existing(config.out, overwrite=config.overwrite)
+    if config.text:
+        # A wrong name must not cost an old demo.
+        total_bytes(config.text)
     if config.out.exists():
         shutil.rmtree(config.out)
     config.out.mkdir(parents=True)

@@ -7,7 +7,7 @@ from edgetiny.cli import main
 from edgetiny.config.demo import DemoConfig
 from edgetiny.demo.evidence import held_out_text, smoothed
 from edgetiny.demo.pipeline import run
-from edgetiny.errors import ConfigError
+from edgetiny.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +95,15 @@ def test_a_long_curve_is_drawn_with_few_points_and_the_same_mean():
     assert len(drawn) <= 150
     assert drawn[-1][0] == 999
     assert sum(y for _, y in drawn) / len(drawn) == pytest.approx(3, abs=0.05)
+
+
+def test_a_text_that_is_not_there_costs_no_old_demo(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        run(DemoConfig(out=tmp_path / "new", text=(tmp_path / "none.txt",)))
+    assert not (tmp_path / "new").exists()
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "demo.json").write_text("{}")
+    with pytest.raises(DataError, match="does not exist"):
+        run(DemoConfig(out=old, text=(tmp_path / "none.txt",), overwrite=True))
+    assert (old / "demo.json").read_text() == "{}"
