@@ -56,7 +56,7 @@ def test_help_shows_every_setting(command: Command, capsys: pytest.CaptureFixtur
 def test_help_shows_defaults_and_bounds(capsys: pytest.CaptureFixture[str]) -> None:
     main(["train", "--help"])
     words = " ".join(capsys.readouterr().out.split())
-    assert "optimizer steps [default: 1000; at least 1]" in words
+    assert "sequences in one forward pass [default: 8; at least 1]" in words
     assert "token shards [required]" in words
     assert "--device cpu|cuda" in words
     assert "--resume / --no-resume" in words
