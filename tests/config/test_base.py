@@ -35,6 +35,8 @@ class Bake(Config):
 ONE_OF_TWO = {
     "design": {"params": "1B", "vocab": 48_000},
     "eval": {"data": "shards"},
+    "importance": {"layers": True},
+    "init": {"tokenizer": "tokenizer"},
     "tokenizer_compress": {"vocab_size": 400, "counts": "counts.json"},
 }
 
