@@ -193,7 +193,7 @@ def _forecast(
     tokenizer: Tokenizer | None,
 ) -> Forecast:
     try:
-        require(plan, allow_unverified=config.allow_unverified)
+        require(plan, shape, allow_unverified=config.allow_unverified)
     except ConfigError as error:
         return Forecast(plan, str(error))
     kv: Precision = plan.kv_dtype

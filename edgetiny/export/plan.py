@@ -76,14 +76,12 @@ class Support:
 
     proven: verified here, in the format's own runtime. lowered: made, but this project's machines
     cannot run it: it takes --allow-unverified. refused: never made, for `reason`.
-    batches: `any`, or `1` where only single sequences go.
     """
 
     format: Format
     target: Target
     precisions: tuple[Precision, ...]
     kv_dtypes: tuple[KvDtype, ...]
-    batches: Literal["any", "1"]
     state: Literal["proven", "lowered", "refused"]
     reason: str
 
@@ -94,7 +92,6 @@ SUPPORT: tuple[Support, ...] = (
         "cpu",
         ("fp32", "fp16", "int8", "int4"),
         ("fp32", "int8"),
-        "any",
         "proven",
         "verified in onnxruntime's CPU execution provider",
     ),
@@ -103,7 +100,6 @@ SUPPORT: tuple[Support, ...] = (
         "cuda",
         ("fp32", "fp16"),
         ("fp32",),
-        "any",
         "lowered",
         "no CUDA device here has onnxruntime; weights are fp16, arithmetic is fp32",
     ),
@@ -112,7 +108,6 @@ SUPPORT: tuple[Support, ...] = (
         "cuda",
         ("int8", "int4"),
         ("fp32",),
-        "any",
         "refused",
         "the integer kernels of the graph are those of CPUs; choose fp16",
     ),
@@ -121,7 +116,6 @@ SUPPORT: tuple[Support, ...] = (
         "cpu",
         ("fp32", "fp16", "int8", "int4"),
         ("fp32",),
-        "any",
         "proven",
         "verified in ExecuTorch's runtime with XNNPACK; fp16 is widened to fp32 at each step: slow",
     ),
@@ -130,7 +124,6 @@ SUPPORT: tuple[Support, ...] = (
         "cpu",
         ("fp32", "fp16", "int8", "int4"),
         ("fp16",),
-        "any",
         "proven",
         "read back and run by our decoder; greedy text compared in llama.cpp by the tests",
     ),
@@ -144,8 +137,7 @@ def plans(config: ExportConfig, shape: ModelConfig) -> list[Plan]:
     """
     made = candidates(config, shape)
     for plan in made:
-        require(plan, allow_unverified=config.allow_unverified)
-        _require_block(plan, shape)
+        require(plan, shape, allow_unverified=config.allow_unverified)
     return made
 
 
@@ -166,12 +158,13 @@ def candidates(config: ExportConfig, shape: ModelConfig) -> list[Plan]:
     return made
 
 
-def require(plan: Plan, *, allow_unverified: bool) -> Support:
+def require(plan: Plan, shape: ModelConfig, *, allow_unverified: bool) -> Support:
     """Return the row of the matrix that a plan falls under.
 
-    Raises ConfigError if the row refuses, if there is none, or if it was never run and
-    `allow_unverified` is false.
+    Raises ConfigError if the row refuses, if there is none, if it was never run and
+    `allow_unverified` is false, or if what loads the file lacks a part of the model.
     """
+    _require_block(plan, shape)
     row = _row_of(plan)
     if row is None:
         raise ConfigError(f"{plan.name} cannot be exported; possible: {_possible(plan.format)}")
@@ -192,8 +185,6 @@ def require(plan: Plan, *, allow_unverified: bool) -> Support:
             f"{plan.name} is for programs that keep their cache in fp32; --kv {plan.kv_dtype}"
             " takes --layout edgetiny"
         )
-    if row.batches == "1" and plan.batch != 1:
-        raise ConfigError(f"{plan.name} is refused: {row.reason}")
     if row.state == "lowered" and not allow_unverified:
         raise ConfigError(
             f"{plan.name} can be lowered but not run here, so not verified ({row.reason});"
@@ -255,7 +246,7 @@ def _of_format(config: ExportConfig, format: Format, context: int) -> Iterator[P
             precision=config.precision,
             kernel=config.kernel or _kernel(format, layout, config.precision, batch),
             block_size=(config.block_size or _DEFAULT_BLOCK) if quantized else 0,
-            kv_dtype=config.kv or _kv_dtype(format, layout, config.precision),
+            kv_dtype=config.kv or ("fp16" if format == "gguf" else "fp32"),
             batch=batch,
             context=context,
             target=config.target,
@@ -286,10 +277,6 @@ def _kernel(format: Format, layout: Layout, precision: Precision, batch: int) ->
     if layout == "edgetiny" and batch > 1 and precision in ("int8", "int4") and format == "onnx":
         return "dynamic"
     return "weight_only"
-
-
-def _kv_dtype(format: Format, layout: Layout, precision: Precision) -> KvDtype:
-    return "fp16" if format == "gguf" else "fp32"
 
 
 def _same_but_batch(one: Plan, other: Plan) -> bool:

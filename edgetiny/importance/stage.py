@@ -20,6 +20,7 @@ from edgetiny.importance.scores import Scores
 from edgetiny.importance.skips import n_steps, skip_losses, turns
 from edgetiny.importance.text import text_windows, trained_length
 
+SCHEMA_VERSION = 1
 _RUNS = (1, 2, 3)
 
 
@@ -38,6 +39,10 @@ class Importance:
         loss = {} if self.loss is None else {"loss": self.loss}
         return {"checkpoint": self.source} | loss | {k: rows for k, rows in tables.items() if rows}
 
+    def document(self) -> dict[str, Any]:
+        """Return what --out holds."""
+        return {"schema_version": SCHEMA_VERSION} | self.summary()
+
 
 def run(config: ImportanceConfig, reporter: Reporter = QUIET) -> Importance:
     """Return the tables; write them as JSON and as a page where that was asked for.
@@ -55,7 +60,7 @@ def run(config: ImportanceConfig, reporter: Reporter = QUIET) -> Importance:
     found = Importance(str(source.path), loss, layers, neurons)
     if config.out is not None:
         with atomic_file(config.out) as temporary:
-            write_json(temporary, found.summary())
+            write_json(temporary, found.document())
     if config.report is not None:
         with atomic_file(config.report) as temporary:
             temporary.write_text(render(found.summary()), encoding="utf-8")

@@ -5,6 +5,7 @@ import torch
 
 from edgetiny.config.export import ExportConfig
 from edgetiny.errors import ConfigError
+from edgetiny.export.dry_run import dry_run
 from edgetiny.export.plan import plans
 from edgetiny.model import load_model
 from edgetiny.runtimes import open_runtime
@@ -51,3 +52,5 @@ def test_programs_with_llamas_block_only_are_refused(checkpoint, tmp_path, setti
     config = ExportConfig(source=checkpoint.path, out=tmp_path / "out", **settings)
     with pytest.raises(ConfigError, match=f"{loader} has no block"):
         plans(config, checkpoint.config)
+    [forecast] = dry_run(config, checkpoint, checkpoint.config).forecasts
+    assert f"{loader} has no block" in (forecast.refused or "")

@@ -36,7 +36,7 @@ def test_tables_are_what_is_measured_and_are_written(make_checkpoint, data, tmp_
         assert column == losses + [None] * (n - 1)
     assert {row["method"] for row in found.neurons} == {"l1", "l2", "activation", "taylor"}
     assert all(0.5 <= row["share_of_best_half"] <= 1 for row in found.neurons)
-    assert json.loads(out.read_text()) == found.summary()
+    assert json.loads(out.read_text()) == found.document()
     assert report.read_text().count("<polyline") == 3
     with pytest.raises(ConfigError, match="exists"):
         run(config)
