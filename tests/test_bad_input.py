@@ -319,7 +319,7 @@ def test_an_existing_folder_is_never_replaced_unasked(refused, tmp_path, checkpo
         (["good.toml", "--suite", "good.toml"], "not both"),
         (["missing.toml"], "does not exist"),
         (["artefact", "--batch", 5], "at most 4 sequences together, not 5"),
-        (["artefact", "--runtime", "graph"], "it runs in the onnx runtime"),
+        (["artefact", "--runtime", "graph"], "is an artefact; --runtime eager and graph take"),
         (["artefact", "--precision", "bf16"], "--precision does not apply"),
     ],
 )
