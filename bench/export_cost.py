@@ -130,6 +130,7 @@ def measure(case: str, work: Path, python: Path) -> dict[str, Any]:
     shutil.rmtree(work / "cost" / case, ignore_errors=True)
     command = [str(python), __file__, "--work", str(work), "--child", case]
     environment = os.environ | {"PYTHONPATH": f"{_ROOT}:{_ROOT / 'bench'}"}
+    cpu_before = _children_seconds()
     said, log = work / f"cost-{case}.phases", work / f"cost-{case}.log"
     phases: dict[str, dict[str, float]] = {}
     with said.open("w") as output, log.open("w") as errors:
@@ -142,7 +143,6 @@ def measure(case: str, work: Path, python: Path) -> dict[str, Any]:
         row["seconds"] += now - before
         row["anonymous_bytes"] = max(row["anonymous_bytes"], anonymous_bytes(process.pid))
         before = now
-    usage = os.times()
     files = (file for file in (work / "cost" / case).rglob("*") if file.is_file())
     return {
         "case": case,
@@ -151,10 +151,18 @@ def measure(case: str, work: Path, python: Path) -> dict[str, Any]:
         "anonymous_bytes": max(row["anonymous_bytes"] for row in phases.values()),
         "fp16_bytes": 2 * n_weights(work / "models" / CASES[case][0]),
         "artefact_bytes": sum(file.stat().st_size for file in files),
-        "cpu_seconds": usage.children_user + usage.children_system,
-        "failed": log.read_text()[-300:] if process.returncode else None,
+        "cpu_seconds": _children_seconds() - cpu_before,
+        "failed": log.read_text()[-300:] or f"exit {process.returncode}"
+        if process.returncode
+        else None,
         "load": os.getloadavg()[0],
     }
+
+
+def _children_seconds() -> float:
+    """Return the CPU time of all children that have ended."""
+    usage = os.times()
+    return usage.children_user + usage.children_system
 
 
 def phase_of(said: Path) -> str:

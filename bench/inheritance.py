@@ -120,6 +120,8 @@ class Experiment:
         }
         if arm.method is None:
             teacher = self.teacher.config
+            if teacher.group_size > 1 or teacher.bias != "none" or not teacher.is_plain:
+                raise SystemExit("a student drawn at random has LLaMA's block without groups only")
             return init(
                 InitConfig(
                     tokenizer=self.teacher.path,
@@ -180,7 +182,8 @@ class Experiment:
                     precision="fp32",
                     seed=1000 + seed,
                     eval_every=max(1, steps // 20),
-                    eval_tokens=self.options.eval_tokens,
+                    # train shares these among the groups; step 0 takes so many of each.
+                    eval_tokens=self.options.eval_tokens * len(self.shards.valid.groups),
                     save_every=200,
                     resume=out.exists(),
                 ),

@@ -77,6 +77,7 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
         "tokenizer_config.json",
         "demo.json",
         "mask_state.json",
+        "sweep.json",
     )
     if out.is_dir() and not any((out / name).is_file() for name in ours):
         raise ConfigError(f"{out} was not written by edgetiny, so --overwrite does not replace it")

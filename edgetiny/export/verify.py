@@ -17,8 +17,9 @@ from edgetiny.config.run import RuntimeName
 from edgetiny.console import QUIET, Reporter
 from edgetiny.cost import parameters
 from edgetiny.data import Shards
-from edgetiny.errors import ArtefactError, CheckFailed, ConfigError
+from edgetiny.errors import ArtefactError, CheckFailed, ConfigError, DataError
 from edgetiny.evaluate import GroupScore, documents_of_split
+from edgetiny.evaluate.compatible import check_same_tokenizer
 from edgetiny.export.merge import source_again
 from edgetiny.export.package import open_tokenizer
 from edgetiny.export.parity import Parity, compare, failures, limits_of
@@ -263,7 +264,8 @@ def make_questions(
 
     data: token shards, whose held-out part is scored.
 
-    Raises ConfigError if there is a text but no tokenizer to read it with.
+    Raises ConfigError if there is a text but no tokenizer to read it with; DataError for shards of
+    another tokenizer, or that hold nothing out.
     """
     tokenizer = open_tokenizer(checkpoint.path)
     if text is not None and tokenizer is None:
@@ -274,6 +276,9 @@ def make_questions(
     if data is None:
         return asked
     shards = Shards.open(data)
+    check_same_tokenizer(checkpoint.path, checkpoint.config.vocab_size, shards)
+    if not len(shards.valid.tokens):
+        raise DataError(f"{data} holds no text out; build it with --valid-fraction above 0")
     has_start = shards.document_start is not None
     held_out = list(documents_of_split(shards.valid, has_start, _HELD_OUT_TOKENS))
     return replace(

@@ -60,7 +60,8 @@ class Learner(nn.Module):
             raise DataError(f"{text.path} is shorter than one window of {length} tokens")
         self._order = SampleOrder(text.n_windows(length), config.seed)
         self.n_steps, self.batch_size = int(config.mask("steps")), int(config.mask("batch_size"))
-        self._settle_from = self.n_steps - round(config.mask("anneal") * self.n_steps)
+        # At least one step: the counts are checked where gates begin to settle.
+        self._settle_from = self.n_steps - max(1, round(config.mask("anneal") * self.n_steps))
         rate = config.mask("learning_rate")
         groups: list[dict[str, Any]] = [
             {"params": list(self.masks.log_alpha.parameters()), "lr": rate},

@@ -24,15 +24,17 @@ def shapes_to_train(rules: Rules, count: int, *, fixed_expansion: bool) -> list[
     """
     expansions = (rules.expansion,) if fixed_expansion else EXPANSIONS
     for tied in [False, True] if rules.tied is None else [rules.tied]:
-        found = [
+        # FFNs are rounded, so that two expansions may give the same shape.
+        each = (
             shape
             for expansion in expansions
             for shape in family(replace(rules, expansion=expansion), tied=tied)
             if parameters(shape).embedding_and_head_share <= rules.max_pehf
             and shape.hidden_size >= _LEAST_WIDTH_PER_LAYER * shape.num_hidden_layers
-        ]
+        )
+        found = list(dict.fromkeys(each))
         if len(found) >= count:
-            return spread(list(dict.fromkeys(found)), count)
+            return spread(found, count)
     if not found:
         raise ConfigError(refusal(family(rules, tied=tied), rules, tied=tied))
     raise ConfigError(

@@ -22,7 +22,8 @@ from edgetiny.design.family import Rules
 from edgetiny.errors import ConfigError, DataError
 from edgetiny.evaluate import stage as evaluate
 from edgetiny.export import stage as export
-from edgetiny.files import read_json, refuse_existing, write_json
+from edgetiny.export.plan import plans
+from edgetiny.files import atomic_file, read_json, refuse_existing, write_json
 from edgetiny.sweep.report import render
 from edgetiny.sweep.result import SCHEMA_VERSION, SweepResult
 from edgetiny.sweep.shapes import shapes_to_train
@@ -62,20 +63,30 @@ class _Sweep:
         self._tokenizer = _usable_tokenizer(shards, config)
         rules = Rules.of_settings(replace(config, vocab=shards.vocab_size))
         fixed = config.expansion is not None
-        self._shapes = shapes_to_train(rules, config.sweep, fixed_expansion=fixed)
-        self._settings = config.as_json()
+        self._shapes = [
+            replace(shape, max_position_embeddings=max(config.context, config.sequence_length))
+            for shape in shapes_to_train(rules, config.sweep, fixed_expansion=fixed)
+        ]
+        for shape in self._shapes:
+            # What export refuses is said before anything is trained.
+            plans(self._export(self._data, self._out), shape)
+        self._settings = config.as_json() | {"data_sha256": shards.sha256}
 
     def run(self) -> SweepResult:
         """Train what is missing; keep the result up to date."""
         page = self._out / PAGE
         result = SweepResult(settings=self._settings, rows=self._claim(), page=page)
-        write_json(self._out / RESULT, result.document())
+        self._save(result)
         for number, shape in enumerate(self._shapes[len(result.rows) :], len(result.rows) + 1):
             self._reporter.say(f"shape {number} of {len(self._shapes)}: {shape_name(shape)}")
             result.rows.append(self._row(shape))
-            write_json(self._out / RESULT, result.document())
+            self._save(result)
         page.write_text(render(result), encoding="utf-8")
         return result
+
+    def _save(self, result: SweepResult) -> None:
+        with atomic_file(self._out / RESULT) as temporary:
+            write_json(temporary, result.document())
 
     def _claim(self) -> list[dict[str, Any]]:
         """Return the rows to keep; make the folder ready for the others."""
@@ -156,27 +167,28 @@ class _Sweep:
     def _speed(self, trained: Path, out: Path) -> dict[str, Any]:
         """Export as asked, and return the row of a run that fills the context."""
         config = self._config
-        precision = config.precision[0] if config.precision else "int8"
-        calibrates = precision == "int4" or config.kv == "int8"
-        made = export.run(
-            ExportConfig(
-                source=trained,
-                out=out,
-                precision=precision,
-                kv=config.kv,
-                batch=(config.batch,),
-                context=config.context,
-                data=self._data if calibrates else None,
-                overwrite=True,
-            ),
-            self._reporter,
-        )
+        made = export.run(self._export(trained, out), self._reporter)
         assert isinstance(made, export.ExportResult)
         asked = BenchConfig(
             source=made.artefact.path, batch=(config.batch,), new_tokens=config.context - 2
         )
         [row] = bench.run(asked, self._reporter).rows
         return row
+
+    def _export(self, trained: Path, out: Path) -> ExportConfig:
+        config = self._config
+        precision = config.precision[0] if config.precision else "int8"
+        calibrates = precision == "int4" or config.kv == "int8"
+        return ExportConfig(
+            source=trained,
+            out=out,
+            precision=precision,
+            kv=config.kv,
+            batch=(config.batch,),
+            context=config.context,
+            data=self._data if calibrates else None,
+            overwrite=True,
+        )
 
 
 def _usable_tokenizer(shards: Shards, config: DesignConfig) -> Path:

@@ -1,15 +1,17 @@
 """`edgetiny init` with the options of PanGu-pi: drawn, and given to a checkpoint."""
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from edgetiny.checkpoint import Checkpoint
+from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.config.model import InitConfig
 from edgetiny.errors import ConfigError
-from edgetiny.init import run
-from edgetiny.model import load_model
+from edgetiny.init import RandomTensors, run
+from edgetiny.model import build_model, load_model
 
 TOKENS = torch.arange(3, 20)[None]
 
@@ -67,3 +69,19 @@ def test_a_checkpoint_given_options_computes_what_it_did(
 def test_settings_that_do_not_go_together(settings, message) -> None:
     with pytest.raises(ConfigError, match=message):
         InitConfig(out=Path("o"), **settings)
+
+
+def test_terms_of_an_activation_do_not_begin_as_twins(tiny_config: ModelConfig) -> None:
+    config = replace(tiny_config, series_activation=5)
+    drawn = RandomTensors(config, std=0.02, seed=0)
+    model = build_model(config, drawn, torch.float32).requires_grad_()
+    tokens = torch.arange(16)[None]
+    model(tokens).logsumexp(-1).sum().backward()
+    terms = [
+        parameter.grad
+        for name, parameter in model.named_parameters()
+        if name.startswith("model.layers.0.") and name.endswith(".scale")
+    ]
+    assert len(terms) == 5
+    for first, second in itertools.combinations(terms[1:], 2):
+        assert not torch.allclose(first, second)

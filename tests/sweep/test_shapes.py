@@ -37,3 +37,10 @@ def test_more_shapes_than_there_are_is_one_clear_line():
 def test_a_vocabulary_too_large_for_the_size_says_what_would_do():
     with pytest.raises(ConfigError, match="--max-pehf"):
         shapes_to_train(replace(RULES, max_pehf=0.05), 2, fixed_expansion=False)
+
+
+def test_shapes_that_rounding_makes_equal_count_once():
+    # FFNs of 512 at any expansion: three shapes a width on paper, one in truth.
+    rules = replace(RULES, width=128, ffn_multiple=512, max_pehf=0.9)
+    with pytest.raises(ConfigError, match="at most 1"):
+        shapes_to_train(rules, 2, fixed_expansion=False)

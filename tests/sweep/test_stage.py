@@ -5,6 +5,7 @@ import pytest
 from edgetiny.cli import main
 from edgetiny.config.data import DataBuildConfig
 from edgetiny.data.build import run as build
+from edgetiny.files import refuse_existing
 
 FLAGS = ["--params", "60k", "--tokens", "1k", "--max-pehf", "0.9", "--context", "16", "--quiet"]
 SMALL = ["--train-batch-size", "2", "--sequence-length", "16", "--ffn-multiple", "16"]
@@ -45,6 +46,14 @@ def test_a_sweep_trains_measures_and_goes_on_where_it_was(shards, tmp_path, caps
     assert again["bits_per_byte"] == second["bits_per_byte"]
     assert sweep(shards, out, "--resume", "--learning-rate", "0.1") == 2
     assert "learning_rate" in capsys.readouterr().err
+    document["settings"]["data_sha256"] = "of other text"
+    (out / "sweep.json").write_text(json.dumps(document))
+    assert sweep(shards, out, "--resume") == 2
+    assert "data_sha256" in capsys.readouterr().err
+    # What a sweep wrote, --overwrite may replace; it is refused later than that here.
+    assert sweep(shards, out, "--overwrite", "--kv", "fp16") == 2
+    assert "--kv may be" in capsys.readouterr().err
+    refuse_existing(out, overwrite=True)
 
 
 def test_an_existing_folder_is_not_replaced(shards, tmp_path, capsys):
@@ -78,6 +87,7 @@ def test_settings_that_do_nothing_are_refused(flags, message, capsys):
         (["--precision", "int8", "--precision", "fp16"], "one --precision"),
         (["--resume", "--overwrite"], "give one of them"),
         (["--context", "2"], "--context 2"),
+        (["--kv", "fp16"], "--kv may be fp32 or int8"),
     ],
 )
 def test_a_sweep_that_cannot_be_says_why(flags, message, shards, tmp_path, capsys):
