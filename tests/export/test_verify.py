@@ -5,9 +5,13 @@ from dataclasses import asdict
 import pytest
 from safetensors.torch import save_file
 
+from edgetiny.config.data import DataBuildConfig
 from edgetiny.config.export import VerifyConfig
-from edgetiny.errors import ArtefactError, CheckFailed, CheckpointError
+from edgetiny.config.tokenizer import TokenizerTrainConfig
+from edgetiny.data.build import run as build
+from edgetiny.errors import ArtefactError, CheckFailed, CheckpointError, DataError
 from edgetiny.export.verify import run
+from edgetiny.tokenizer.train import run as train
 
 pytest.importorskip("onnxruntime")
 
@@ -80,3 +84,13 @@ def test_another_tokenizer_fails_the_check(tiny_checkpoint, tiny_artefact, tmp_p
     (other / "tokenizer_config.json").write_text("{}")
     with pytest.raises(CheckFailed, match=r"tokenizer_config\.json"):
         run(VerifyConfig(artefact=tiny_artefact, against=other))
+
+
+def test_shards_of_another_tokenizer_are_refused(
+    tiny_checkpoint, tiny_artefact, tiny_text, tmp_path
+):
+    other, shards = tmp_path / "tokenizer", tmp_path / "shards"
+    train(TokenizerTrainConfig(text=(tiny_text,), out=other, vocab_size=400))
+    build(DataBuildConfig(text=(tiny_text,), tokenizer=other, out=shards, processes=1))
+    with pytest.raises(DataError, match="another tokenizer"):
+        run(VerifyConfig(artefact=tiny_artefact, against=tiny_checkpoint.path, data=shards))
