@@ -87,6 +87,12 @@ class InitConfig(Config):
                     "--source is for what a checkpoint lacks: give --series-activation 2 or"
                     " --augmented-shortcut"
                 )
+            for name in () if self.augmented_shortcut else ("init", "initializer_range", "seed"):
+                if getattr(self, name) not in ("constant", None, 0):
+                    flag = f"--{name.replace('_', '-')}"
+                    raise ConfigError(
+                        f"{flag} is for what is drawn; a series activation draws none"
+                    )
         if self.design is not None:
             for name in _INIT_SHAPE:
                 if getattr(self, name) is not None:

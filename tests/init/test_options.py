@@ -64,6 +64,7 @@ def test_a_checkpoint_given_options_computes_what_it_did(
         ({"source": Path("s")}, "give --series-activation 2"),
         ({"source": Path("s"), "series_activation": 2, "hidden_size": 64}, "leave out --hidden"),
         ({"tokenizer": Path("t"), "series_activation": 0}, "series.activation"),
+        ({"source": Path("s"), "series_activation": 2, "seed": 1}, "--seed is for what is drawn"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, message) -> None:
