@@ -58,7 +58,11 @@ class InitConfig(Config):
         None, "one tensor for embedding and head (default: yes)"
     )
     series_activation: int = setting(
-        1, "terms of the FFN's activation, as in PanGu-pi (2 there); 1 is SiLU itself", minimum=1
+        1,
+        "terms of the FFN's activation: 2 as in PanGu-pi, 1 is SiLU itself; more would all begin at"
+        " nothing and learn the same",
+        minimum=1,
+        maximum=2,
     )
     augmented_shortcut: bool = setting(
         False, "a bottleneck of width / 32 around attention, as in PanGu-pi"

@@ -31,10 +31,8 @@ class RandomTensors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         shape = self._shapes[name]
-        if name.endswith((".bias", ".shortcut.expand.weight")):
+        if name.endswith((".bias", ".shift", ".shortcut.expand.weight")):
             return torch.zeros(shape)
-        if name.endswith(".shift"):
-            return torch.full(shape, _first_shift(int(name.split(".")[-2])))
         if name.endswith(".scale") and not name.endswith(".series.0.scale"):
             return torch.zeros(shape)
         if len(shape) == 1:
@@ -49,12 +47,3 @@ class RandomTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._shapes)
-
-
-def _first_shift(term: int) -> float:
-    """Return where a term of the activation begins: 0, 0, then 1, -1, 2, -2 ...
-
-    Terms after the first have a scale of zero, so that none of this is seen at first; with equal
-    shifts the third and later ones would have the second's gradient for ever.
-    """
-    return 0.0 if term < 2 else (term // 2) * (-1.0) ** term
