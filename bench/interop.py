@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgetiny.artefact import is_artefact
+from edgetiny.artefact import Artefact, is_artefact
 from edgetiny.checkpoint import Checkpoint, ModelConfig, write_checkpoint
 from edgetiny.checkpoint.model_config import divisors
 from edgetiny.config.export import ExportConfig
@@ -228,6 +228,8 @@ def exported(checkpoint: Checkpoint, precision: str, out: Path) -> dict[str, Pat
                 ),
                 Reporter(quiet=True),
             )  # fmt: skip
+        elif Artefact.open(folder).manifest["source_sha256"] != checkpoint.sha256:
+            raise SystemExit(f"{folder} was made from another checkpoint; choose another --out")
         folders[file] = folder
     return folders
 
