@@ -194,3 +194,16 @@ def make_artefact(tmp_path):
         return out
 
     return make
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Return a shard folder of random ids under 97."""
+    import numpy as np
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("train", "val"):
+        rng.integers(0, 97, 400).astype("<u2").tofile(folder / f"{name}.bin")
+    return folder

@@ -1,6 +1,5 @@
 import json
 
-import numpy as np
 import pytest
 
 from edgetiny.config.model import ImportanceConfig
@@ -9,17 +8,6 @@ from edgetiny.errors import ConfigError
 from edgetiny.importance.skips import skip_losses
 from edgetiny.importance.stage import run
 from edgetiny.importance.text import text_windows
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Return a shard folder of random ids under 97."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name in ("train", "val"):
-        rng.integers(0, 97, 400).astype("<u2").tofile(folder / f"{name}.bin")
-    return folder
 
 
 def test_tables_are_what_is_measured_and_are_written(make_checkpoint, data, tmp_path):

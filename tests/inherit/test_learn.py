@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,17 +20,6 @@ STEPS = {
     "mask_save_every": 20,
     "mask_learning_rate": 0.1,
 }
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Return a shard folder of random ids under 97."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name in ("train", "val"):
-        rng.integers(0, 97, 400).astype("<u2").tofile(folder / f"{name}.bin")
-    return folder
 
 
 def lines_of(folder):

@@ -1,7 +1,6 @@
 import random
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
@@ -23,17 +22,6 @@ KINDS = {
     "qwen2": {"num_key_value_heads": 2, "bias": "qkv"},
     "biased": {"num_key_value_heads": 4, "bias": "qkvo"},
 }
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Return a shard folder of random ids under 97."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name in ("train", "val"):
-        rng.integers(0, 97, 400).astype("<u2").tofile(folder / f"{name}.bin")
-    return folder
 
 
 def inherit(source, data, out, **settings):
