@@ -5,7 +5,8 @@
 Students of one shape: drawn at random, cut at random, and cut by each method; each trained on the
 same number of tokens, of which those that learned masks read are charged to their students. The
 learning rate is swept once, on the student drawn at random, and shared by all. What is done stays
-in `--out`: the same call again goes on from there. `--step0` stops before any training.
+in `--out`: the same call again goes on from there. `--step0` stops before any training;
+`--processes N` makes and trains N students at a time.
 """
 
 import argparse
@@ -13,8 +14,10 @@ import itertools
 import json
 import platform
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,25 +84,28 @@ class Experiment:
         has_start = self.shards.document_start is not None
         documents = documents_of_split(self.shards.valid, has_start, options.eval_tokens)
         self.documents = list(documents)
-        self._path = options.out / "figures.json"
-        self._figures: dict[str, Any] = (
-            json.loads(self._path.read_text()) if self._path.exists() else {}
-        )
-
         identity = {"teacher": self.teacher.sha256, "data": self.shards.sha256} | {
             name: value
             for name, value in vars(options).items()
-            if name not in ("teacher", "data", "out", "write", "step0", "threads")
+            if name not in ("teacher", "data", "out", "write", "step0", "threads", "processes")
         }
         if self.figure("identity", lambda: identity) != identity:
             raise SystemExit(f"{options.out} holds figures of other settings; choose another --out")
 
     def figure(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return a figure, computed if it is not kept yet."""
-        if name not in self._figures:
-            self._figures[name] = compute()
-            write_json(self._path, self._figures)
-        return self._figures[name]
+        path = self.options.out / "figures" / f"{name}.json"
+        if not path.exists():
+            value = compute()
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, {"value": value})
+        return json.loads(path.read_text(encoding="utf-8"))["value"]
+
+    def each(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return what a method gives for each tuple of arguments, `--processes` at a time."""
+        with ProcessPoolExecutor(self.options.processes, get_context("spawn")) as pool:
+            futures = [pool.submit(_call, self.options, method, call) for call in calls]
+            return [future.result() for future in futures]
 
     def bits(self, checkpoint: Checkpoint) -> float:
         """Return held-out bits per byte."""
@@ -179,7 +185,7 @@ class Experiment:
                     sequence_length=self.length,
                     learning_rate=rate,
                     threads=torch.get_num_threads(),
-                    precision="fp32",
+                    precision=self.options.precision,
                     seed=1000 + seed,
                     eval_every=max(1, steps // 20),
                     # train shares these among the groups; step 0 takes so many of each.
@@ -203,8 +209,14 @@ class Experiment:
 
     def rate(self) -> float:
         """Return the learning rate that serves the student drawn at random best."""
-        ends = {rate: self.curve(ARMS[0], 0, rate)[-1][1] for rate in RATES}
+        curves = self.each("curve", [(ARMS[0], 0, rate) for rate in RATES])
+        ends = {rate: curve[-1][1] for rate, curve in zip(RATES, curves, strict=True)}
         return min(ends, key=ends.__getitem__)
+
+
+def _call(options: argparse.Namespace, method: str, arguments: tuple[Any, ...]) -> Any:
+    torch.set_num_threads(options.threads)
+    return getattr(Experiment(options), method)(*arguments)
 
 
 def tokens_to_reach(curve: list[list[float]], bits: float) -> float | None:
@@ -287,16 +299,18 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--calibration-tokens", type=int, default=16_384)
     parser.add_argument("--eval-tokens", type=int, default=32_768)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     one = Experiment(options)
     teacher = one.figure("teacher", lambda: one.bits(one.teacher))
-    step0 = {
-        arm.name: [one.step0(arm, seed) for seed in (SEEDS if arm.is_drawn else SEEDS[:1])]
-        for arm in ARMS
-    }
+    starts = [(arm, seed) for arm in ARMS for seed in (SEEDS if arm.is_drawn else SEEDS[:1])]
+    step0: dict[str, list[float]] = {arm.name: [] for arm in ARMS}
+    for (arm, _), bits in zip(starts, one.each("step0", starts), strict=True):
+        step0[arm.name].append(bits)
     document: dict[str, Any] = {"facts": facts(one), "teacher": teacher, "step0": step0}
     lines = ["# What a student inherits", "", "Written by `bench/inheritance.py`.", ""]
     lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in document["facts"].items()]
@@ -305,7 +319,8 @@ def main() -> None:
         lines += ["Not run yet: the table above is all there is."]
     else:
         rate = one.rate()
-        curves = {arm.name: [one.curve(arm, seed, rate) for seed in SEEDS] for arm in ARMS}
+        found = one.each("curve", [(arm, seed, rate) for seed in SEEDS for arm in ARMS])
+        curves = {arm.name: found[i :: len(ARMS)] for i, arm in enumerate(ARMS)}
         document |= {"learning_rate": rate, "curves": curves}
         lines += training_lines(curves, rate)
         if options.write is not None:
@@ -335,8 +350,8 @@ def facts(one: Experiment) -> dict[str, Any]:
         "mask_tokens_of_those": one.options.mask_steps * 8 * one.length,
         "calibration_tokens": one.options.calibration_tokens,
         "held_out_tokens_per_group": one.options.eval_tokens,
-        "machine": f"{cpu_model()}, {one.options.threads} thread, fp32, torch {torch.__version__},"
-        f" Python {platform.python_version()}",
+        "machine": f"{cpu_model()}, {one.options.threads} thread a process,"
+        f" {one.options.precision}, torch {torch.__version__}, Python {platform.python_version()}",
     }
 
 

@@ -1,6 +1,7 @@
 """A virtual environment for each peer, and llama.cpp from its Python binding's source archive."""
 
 import hashlib
+import os
 import subprocess
 import sys
 import tarfile
@@ -65,7 +66,9 @@ def make_llama(work: Path, build: Path | None, say: Say) -> Path:
     if not all((build / "bin" / program).exists() for program in _PROGRAMS):
         say("building llama.cpp (about five minutes on two idle cores)")
         _logged(["cmake", "-S", str(source), "-B", str(build), *_CMAKE], work, "llama")
-        _logged(["cmake", "--build", str(build), "-j", "--target", *_PROGRAMS], work, "llama")
+        jobs = str(os.cpu_count() or 1)
+        targets = ["--parallel", jobs, "--target", *_PROGRAMS]
+        _logged(["cmake", "--build", str(build), *targets], work, "llama")
     return build
 
 
