@@ -319,8 +319,10 @@ def main() -> None:
         lines += ["Not run yet: the table above is all there is."]
     else:
         rate = one.rate()
-        found = one.each("curve", [(arm, seed, rate) for seed in SEEDS for arm in ARMS])
-        curves = {arm.name: found[i :: len(ARMS)] for i, arm in enumerate(ARMS)}
+        # Chance is the control of step 0 only: its students are not trained.
+        trained = [arm for arm in ARMS if arm.method != "random"]
+        found = one.each("curve", [(arm, seed, rate) for seed in SEEDS for arm in trained])
+        curves = {arm.name: found[i :: len(trained)] for i, arm in enumerate(trained)}
         document |= {"learning_rate": rate, "curves": curves}
         lines += training_lines(curves, rate)
         if options.write is not None:
