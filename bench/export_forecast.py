@@ -24,6 +24,7 @@ import torch
 from edgetiny.checkpoint import Checkpoint, ModelConfig, write_checkpoint
 from edgetiny.config.export import ExportConfig
 from edgetiny.device import cpu_model
+from edgetiny.export.calibration import scheme_of
 from edgetiny.export.card import table
 from edgetiny.export.dry_run import model_bytes, ram_bytes
 from edgetiny.export.lower import lower_onnx
@@ -32,7 +33,7 @@ from edgetiny.export.plan import Plan, plans
 from edgetiny.files import atomic_folder
 from edgetiny.init import RandomTensors
 from edgetiny.measure.memory import anonymous_rss_bytes, peak_rss_bytes
-from edgetiny.quantize import KVScales, Scheme, Weights
+from edgetiny.quantize import KVScales, Weights
 
 SIZE_BAR, RAM_BAR = 3.0, 15.0
 """Percent that a forecast may be off."""
@@ -83,33 +84,35 @@ def shape_of(case: Case) -> ModelConfig:
 
 
 def lowered(case: Case, scratch: Path) -> tuple[Plan, ModelConfig, Path]:
-    """Return a plan, its shape and the artefact, which was not verified: weights are random."""
+    """Return a plan, its shape and the artefact of random weights."""
     shape = shape_of(case)
     tensors = RandomTensors(shape, std=0.02, seed=0)
     with atomic_folder(scratch / "source") as inside:
         write_checkpoint(
             inside, shape, tensors, stage="init", settings={}, parent=None, tokenizer=None
         )
-    checkpoint = Checkpoint.open(scratch / "source")
     config = ExportConfig(
         precision=case.precision, batch=(case.batch,), context=case.context, kv=case.kv,  # type: ignore[arg-type]
     )  # fmt: skip
-    [plan] = plans(config, shape)
-    scales = torch.full((shape.num_hidden_layers, shape.num_key_value_heads, 64), 0.02)
-    scheme = Scheme(
-        precision=plan.precision,
-        kernel=plan.kernel,
-        block_size=plan.block_size or 32,
-        kv=case.kv,  # type: ignore[arg-type]
-    )
-    kv_scales = KVScales(scales, scales) if case.kv == "int8" else None
-    weights = Weights(shape, checkpoint.state_dict(), scheme, kv_scales=kv_scales)
     out = scratch / "artefact"
     out.mkdir()
+    return lower(Checkpoint.open(scratch / "source"), config, out), shape, out
+
+
+def lower(checkpoint: Checkpoint, config: ExportConfig, out: Path) -> Plan:
+    """Write the artefact of one plan to a folder, unverified as weights are random; return it."""
+    shape = checkpoint.config
+    [plan] = plans(config, shape)
+    kv_scales = None
+    if plan.kv_dtype == "int8":
+        heads = (shape.num_hidden_layers, shape.num_key_value_heads, shape.head_dim)
+        scales = torch.full(heads, 0.02)
+        kv_scales = KVScales(scales, scales)
+    weights = Weights(shape, checkpoint.state_dict(), scheme_of(plan), kv_scales=kv_scales)
     model = model_file(plan, lower_onnx(out, weights, plan, lambda *_: None), "", shape)
     write_companions(out, checkpoint, shape, [plan])
     write_manifest(out, checkpoint, shape, [model], merge={"gqa_groups": None})
-    return plan, shape, out
+    return plan
 
 
 def decode(folder: Path, batch: int) -> dict[str, int]:

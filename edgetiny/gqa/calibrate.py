@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from edgetiny.checkpoint import Checkpoint, ModelConfig, parameter_shapes
+from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.console import Task
 from edgetiny.data.shards import Tokens
 from edgetiny.errors import DataError
@@ -22,9 +22,8 @@ from edgetiny.gqa.grouping import Group, Grouping, adjacent, cheapest
 from edgetiny.gqa.moments import Moments, gather
 from edgetiny.gqa.refit import OutputFit
 from edgetiny.gqa.trial import Trial
-from edgetiny.model import Fresh, Layer, Rotary
+from edgetiny.model import Layer, Stream, open_layer, stream_layers
 
-_BATCH_TOKENS = 2048
 _TRIAL_WINDOWS = 8
 
 
@@ -45,39 +44,27 @@ def calibration_windows(tokens: Tokens, n_tokens: int, length: int) -> Tensor:
     return torch.from_numpy(rows.astype(np.int64))
 
 
-class Stream:
-    """The hidden states of the calibration text, in batches, before one layer after another."""
-
-    def __init__(self, checkpoint: Checkpoint, windows: Tensor) -> None:
-        # Rows that the text uses are copied; the table itself stays on disk.
-        table = checkpoint.tensor("model.embed_tokens.weight")
-        n_rows = max(1, _BATCH_TOKENS // windows.shape[1])
-        self.batches = [table[rows].float() for rows in torch.split(windows, n_rows)]  # (B, T, D)
-        self._sequence = Fresh(windows[:1])
-        self._rotary = Rotary(checkpoint.config, self._sequence.positions, torch.float32)
-
-    def attended(self, layer: Layer) -> Iterator[Tensor]:
-        """Yield what a layer's o_proj reads, (B, T, H * head_dim), batch by batch."""
-        attention = layer.self_attn
-        for x in self.batches:
-            normed = layer.input_layernorm(x)
-            q, k, v = (p(normed) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-            yield attention.attend(q, k, v, self._rotary, self._sequence)
-
-    def trial(self, layer: Layer) -> Trial:
-        """Return a layer's attention on a few windows from all over the text."""
-        x = torch.cat([batch[:1] for batch in self.batches[:: _spacing(len(self.batches))]])
-        return Trial(layer, x, self._rotary, self._sequence)
-
-    def advance(self, layer: Layer, attended: Sequence[Tensor]) -> None:
-        """Move on behind a layer, of which `attended` was computed."""
-        for index, (x, read) in enumerate(zip(self.batches, attended, strict=True)):
-            x = layer.around_attention(x) + layer.self_attn.o_proj(read)
-            self.batches[index] = x + layer.mlp(layer.post_attention_layernorm(x))
+def attended(stream: Stream, layer: Layer) -> Iterator[Tensor]:
+    """Yield what a layer's o_proj reads, (B, T, H * head_dim), batch by batch."""
+    attention = layer.self_attn
+    for x in stream.states:
+        normed = layer.input_layernorm(x)
+        q, k, v = (p(normed) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        yield attention.attend(q, k, v, stream.rotary, stream.sequence)
 
 
-def _spacing(n_batches: int) -> int:
-    return max(1, n_batches // _TRIAL_WINDOWS)
+def trial_of(stream: Stream, layer: Layer) -> Trial:
+    """Return a layer's attention on a few windows from all over the text."""
+    spacing = max(1, len(stream.states) // _TRIAL_WINDOWS)
+    x = torch.cat([batch[:1] for batch in stream.states[::spacing]])
+    return Trial(layer, x, stream.rotary, stream.sequence)
+
+
+def _advance(stream: Stream, layer: Layer, reads: Sequence[Tensor]) -> None:
+    """Move on behind a layer of which `attended` is known, so that it is not computed again."""
+    for place, (x, read) in enumerate(zip(stream.states, reads, strict=True)):
+        x = layer.around_attention(x) + layer.self_attn.o_proj(read)
+        stream.states[place] = x + layer.mlp(layer.post_attention_layernorm(x))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,16 +85,15 @@ def find_groupings(
     checkpoint: Checkpoint, groups: int, windows: Tensor, task: Task
 ) -> list[LayerReport]:
     """Return for each layer which heads change its attention least when each group is its mean."""
-    config, stream = checkpoint.config, Stream(checkpoint, windows)
+    config = checkpoint.config
+    stream = Stream(config, checkpoint.state_dict(), windows)
     n_heads = config.num_key_value_heads
     mean = plain_mean(n_heads // groups, config.head_dim)
     reports = []
-    for index in range(config.num_hidden_layers):
-        layer = open_layer(config, index, layer_tensors(checkpoint, index))
-        trial = stream.trial(layer)
+    for _, layer in stream.layers():
+        trial = trial_of(stream, layer)
         grouping = cheapest(n_heads, groups, functools.partial(trial.error, shared=mean))
         reports.append(LayerReport(grouping=grouping))
-        stream.advance(layer, list(stream.attended(layer)))
         task.advance(1)
     return reports
 
@@ -127,38 +113,43 @@ def align(
     Each layer is fitted to what comes out of the merged layers before it, so that a layer mends
     what those before it have changed. Without `refit` the output projection is only carried over.
     """
-    config = checkpoint.config
+    config, tensors = checkpoint.config, checkpoint.state_dict()
     shape = replace(config, num_key_value_heads=groups)
-    before, after = Stream(checkpoint, windows), Stream(checkpoint, windows)
+    before, after = Stream(config, tensors, windows), Stream(shape, tensors, windows)
     made: dict[str, Tensor] = {}
     reports = []
-    for index in range(config.num_hidden_layers):
-        tensors = layer_tensors(checkpoint, index)
-        old = open_layer(config, index, tensors)
-        moments = gather(old, before.batches)
+    for index, old in stream_layers(config, tensors, torch.float32):
+        moments = gather(old, before.states)
         grouping = adjacent(config.num_key_value_heads, groups)
         if by_similarity:
-            grouping = _nearest(before.trial(old), moments, config.num_key_value_heads, groups)
-        tensors |= _merged(tensors, grouping, moments, config)
-        new = open_layer(shape, index, tensors)
-        wanted, read = list(before.attended(old)), list(after.attended(new))
-        fit = OutputFit(new.self_attn.o_proj.weight)
-        for batch, (theirs, ours) in enumerate(zip(wanted, read, strict=True)):
-            # The residual stream is to leave the attention as it did, whatever it came in with.
-            around = old.around_attention(before.batches[batch])
-            target = old.self_attn.o_proj(theirs) + around
-            target = target - new.around_attention(after.batches[batch])
-            if config.bias == "qkvo":
-                target = target - old.self_attn.o_proj.bias
-            fit.add(ours, target)
-        if refit:
-            new.self_attn.o_proj.weight.copy_(fit.solve())
-        reports.append(LayerReport(grouping=grouping, error=fit.error(new.self_attn.o_proj.weight)))
-        before.advance(old, wanted)
-        after.advance(new, read)
-        made |= _stored(checkpoint, index, new)
+            trial = trial_of(before, old)
+            grouping = _nearest(trial, moments, config.num_key_value_heads, groups)
+        merged = _merged(old, index, grouping, moments, config)
+        new = open_layer(shape, index, tensors | merged, torch.float32)
+        error = _fit(old, new, before, after, refit=refit)
+        reports.append(LayerReport(grouping=grouping, error=error))
+        made |= _stored(new, index, tensors)
         task.advance(1)
     return made, reports
+
+
+def _fit(old: Layer, new: Layer, before: Stream, after: Stream, *, refit: bool) -> float:
+    """Fit a merged layer's o_proj to its old one, move both texts on, and return the error left."""
+    wanted, reads = list(attended(before, old)), list(attended(after, new))
+    fit = OutputFit(new.self_attn.o_proj.weight)
+    for batch, (theirs, ours) in enumerate(zip(wanted, reads, strict=True)):
+        # The residual stream is to leave the attention as it did, whatever it came in with.
+        around = old.around_attention(before.states[batch])
+        target = old.self_attn.o_proj(theirs) + around
+        target = target - new.around_attention(after.states[batch])
+        if old.self_attn.o_proj.bias is not None:
+            target = target - old.self_attn.o_proj.bias
+        fit.add(ours, target)
+    if refit:
+        new.self_attn.o_proj.weight = nn.Parameter(fit.solve(), requires_grad=False)
+    _advance(before, old, wanted)
+    _advance(after, new, reads)
+    return fit.error(new.self_attn.o_proj.weight)
 
 
 def _nearest(trial: Trial, moments: Moments, n_heads: int, n_groups: int) -> Grouping:
@@ -171,40 +162,20 @@ def _nearest(trial: Trial, moments: Moments, n_heads: int, n_groups: int) -> Gro
 
 
 def _merged(
-    tensors: Mapping[str, Tensor], grouping: Grouping, moments: Moments, config: ModelConfig
+    layer: Layer, index: int, grouping: Grouping, moments: Moments, config: ModelConfig
 ) -> dict[str, Tensor]:
-    prefix = "self_attn."
-    attention = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    """Return a layer's attention with a head of each group, under the checkpoint's names."""
     shared = [share(moments, heads) for heads in grouping]
-    merged = aligned_tensors(attention, grouping, shared, config)
-    return {prefix + name: tensor for name, tensor in merged.items()}
+    merged = aligned_tensors(layer.self_attn.state_dict(), grouping, shared, config)
+    return {_name(index, name): tensor for name, tensor in merged.items()}
 
 
-def layer_tensors(checkpoint: Checkpoint, index: int) -> dict[str, Tensor]:
-    """Return one layer's tensors in fp32, by the part of the name after the layer's number."""
-    prefix = f"model.layers.{index}."
-    return {
-        name.removeprefix(prefix): checkpoint.tensor(name).float()
-        for name in parameter_shapes(checkpoint.config)
-        if name.startswith(prefix)
-    }
-
-
-def open_layer(config: ModelConfig, index: int, tensors: Mapping[str, Tensor]) -> Layer:
-    """Return one layer of the model, on copies of its tensors."""
-    with torch.device("meta"):
-        layer = Layer(config, index)
-    layer.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
-    return layer.eval().requires_grad_(False)
-
-
-def _stored(checkpoint: Checkpoint, index: int, layer: Layer) -> dict[str, Tensor]:
+def _stored(layer: Layer, index: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the layer's attention under the checkpoint's names and in its dtype."""
-    prefix = f"model.layers.{index}.self_attn."
-    dtype = checkpoint.tensor(f"{prefix}q_proj.weight").dtype
+    dtype = tensors[_name(index, "q_proj.weight")].dtype
     attention = layer.self_attn.named_parameters()
-    return {prefix + name: parameter.detach().to(dtype) for name, parameter in attention}
+    return {_name(index, name): parameter.detach().to(dtype) for name, parameter in attention}
+
+
+def _name(index: int, part: str) -> str:
+    return f"model.layers.{index}.self_attn.{part}"

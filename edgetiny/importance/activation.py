@@ -16,8 +16,7 @@ from edgetiny.checkpoint import ModelConfig
 from edgetiny.console import Task
 from edgetiny.errors import CheckpointError
 from edgetiny.importance.scores import Scores
-from edgetiny.importance.text import Stream
-from edgetiny.model import Layer, open_frame
+from edgetiny.model import Layer, Stream, open_frame
 
 
 class _Meter:
@@ -47,13 +46,13 @@ def score(
     head: what o_proj reads, its channels added up; a key/value head is worth what its query heads
     are.
     """
-    stream = Stream(config, tensors, windows)
+    stream = Stream(config, tensors, windows[:, :-1])
     hidden: Tensor = torch.zeros(config.hidden_size, dtype=torch.float64)
     units, query = [], []
     for _, layer in stream.layers():
         with _meters(layer) as (norms, heads, ffn):
             for x in stream.states:
-                layer(x, stream.rotary, stream.sequence)
+                stream.run(layer, x)
         hidden = hidden + sum(norm.scores() for norm in norms)
         units.append(ffn.scores())
         query.append(heads.scores().view(-1, config.head_dim).sum(dim=1))  # (H,)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.console import Task
-from edgetiny.importance.text import Stream, in_batches, summed_loss
-from edgetiny.model import Fresh, Rotary, open_frame, stream_layers
+from edgetiny.importance.text import summed_loss
+from edgetiny.model import Fresh, Rotary, Stream, in_batches, open_frame, stream_layers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,8 @@ def skip_losses(
     frame = open_frame(config, tensors, torch.float32)
     runs = [(start, n) for n in lengths for start in range(len(kept) - n + 1)]
     whole, without = 0.0, dict.fromkeys(runs, 0.0)
-    for tokens, targets in in_batches(windows):
+    batches = zip(in_batches(windows[:, :-1]), in_batches(windows[:, 1:]), strict=True)
+    for tokens, targets in batches:
         sequence = Fresh(tokens)
         x: Tensor = frame.model.embed_tokens(tokens)  # (B, T, D)
         rotary = Rotary(config, sequence.positions, x.dtype)
@@ -71,7 +72,7 @@ def skip_losses(
 
 def n_steps(n_kept: int, windows: Tensor) -> int:
     """Return how far `skip_losses` advances its task."""
-    return n_kept * sum(1 for _ in in_batches(windows))
+    return n_kept * len(in_batches(windows[:, 1:]))
 
 
 @torch.inference_mode()
@@ -82,12 +83,11 @@ def turns(
 
     Source: Men et al. 2024, "ShortGPT", section 3.2.
     """
-    stream = Stream(config, tensors, windows)
+    stream = Stream(config, tensors, windows[:, :-1])
     found: list[float] = []
     for _, layer in stream.layers():
         cosines = [
-            F.cosine_similarity(x, layer(x, stream.rotary, stream.sequence), dim=-1).flatten()
-            for x in stream.states
+            F.cosine_similarity(x, stream.run(layer, x), dim=-1).flatten() for x in stream.states
         ]
         found.append(1 - float(torch.cat(cosines).double().mean()))
         if task is not None:

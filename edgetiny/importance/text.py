@@ -1,10 +1,10 @@
 """Text to score with, and a model's loss on it, one layer in memory at a time.
 
-Axes: N windows, T tokens each, B windows of a batch, D hidden size, V vocabulary.
+Axes: N windows, T tokens each, B windows of a batch, D hidden size.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -14,10 +14,9 @@ from torch import Tensor
 from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.data import Split
 from edgetiny.errors import CheckpointError, DataError
-from edgetiny.model import Fresh, Layer, Rotary, Transformer, open_frame, stream_layers
+from edgetiny.model import Stream, Transformer, in_batches, open_frame
 
 _WINDOW_TOKENS = 512
-_BATCH_TOKENS = 2048
 _LOGIT_BYTES = 64 * 2**20
 
 
@@ -53,49 +52,16 @@ def trained_length(source: Checkpoint) -> int:
     return min(longest, max(lengths, default=longest))
 
 
-def in_batches(windows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs and targets, (rows, T) each, a few thousand tokens at a time."""
-    n_rows = max(1, _BATCH_TOKENS // (windows.shape[1] - 1))
-    for rows in torch.split(windows, n_rows):
-        yield rows[:, :-1], rows[:, 1:]
-
-
-class Stream:
-    """The hidden states of a text, in batches, moved through a checkpoint layer by layer."""
-
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, Tensor], windows: Tensor) -> None:
-        self._config, self._tensors = config, tensors
-        self._batches = list(in_batches(windows))
-        self._n_tokens = windows[:, 1:].numel()
-        self.sequence = Fresh(windows[:1, :-1])
-        self.rotary = Rotary(config, self.sequence.positions, torch.float32)
-        # Rows that the text uses are copied; the table itself stays on disk.
-        table = tensors["model.embed_tokens.weight"]
-        self.states = [table[tokens].float() for tokens, _ in self._batches]  # each (B, T, D)
-
-    def layers(self, indices: list[int] | None = None) -> Iterator[tuple[int, Layer]]:
-        """Yield each layer in fp32 before the text goes through it: `states` are its inputs."""
-        for index, layer in stream_layers(self._config, self._tensors, torch.float32, indices):
-            yield index, layer
-            for place, x in enumerate(self.states):
-                self.states[place] = layer(x, self.rotary, self.sequence)
-
-    def loss(self) -> float:
-        """Return the mean loss per token in nats of the states as they are now."""
-        frame = open_frame(self._config, self._tensors, torch.float32)
-        total = 0.0
-        for x, (_, targets) in zip(self.states, self._batches, strict=True):
-            total += summed_loss(frame, frame.model.norm(x), targets)
-        return total / self._n_tokens
-
-
 @torch.inference_mode()
 def mean_loss(config: ModelConfig, tensors: Mapping[str, Tensor], windows: Tensor) -> float:
-    """Return the mean loss per token in nats of a checkpoint's tensors."""
-    stream = Stream(config, tensors, windows)
+    """Return the mean loss per token in nats of a checkpoint's tensors on windows (N, T + 1)."""
+    stream = Stream(config, tensors, windows[:, :-1])
     for _ in stream.layers():
         pass
-    return stream.loss()
+    frame, total = open_frame(config, tensors, torch.float32), 0.0
+    for x, targets in zip(stream.states, in_batches(windows[:, 1:]), strict=True):
+        total += summed_loss(frame, frame.model.norm(x), targets)
+    return total / windows[:, 1:].numel()
 
 
 def summed_loss(model: Transformer, x: Tensor, targets: Tensor) -> float:

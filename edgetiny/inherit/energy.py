@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from edgetiny.checkpoint import ModelConfig
-from edgetiny.importance.text import Stream
-from edgetiny.model import RMSNorm
+from edgetiny.model import RMSNorm, Stream
 
 
 @torch.inference_mode()
@@ -23,7 +22,7 @@ def kept_energy(
     Averaged over tokens as a ratio, not taken of averages: a first token can be a thousand times
     larger than the others and would speak for them all. One layer is in memory at a time.
     """
-    stream = Stream(config, tensors, windows)
+    stream = Stream(config, tensors, windows[:, :-1])
     shares: dict[str, list[Tensor]] = {}
     for index, layer in stream.layers():
         for end in ("input_layernorm", "post_attention_layernorm"):

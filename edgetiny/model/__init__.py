@@ -12,7 +12,7 @@ from edgetiny.model.decoder import (
 from edgetiny.model.load import build_model, empty_model, load_model
 from edgetiny.model.rotary import Rotary, rotary_frequencies
 from edgetiny.model.sequence import Appended, Fresh, KVCache, Sequence
-from edgetiny.model.stream import open_frame, open_layer, stream_layers
+from edgetiny.model.stream import Stream, in_batches, open_frame, open_layer, stream_layers
 
 __all__ = [
     "Appended",
@@ -25,10 +25,12 @@ __all__ = [
     "SelfAttention",
     "Sequence",
     "Shortcut",
+    "Stream",
     "SwiGLU",
     "Transformer",
     "build_model",
     "empty_model",
+    "in_batches",
     "load_model",
     "open_frame",
     "open_layer",

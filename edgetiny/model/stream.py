@@ -6,8 +6,10 @@
         x = layer(x, rotary, sequence)
     logits = frame.lm_head(frame.model.norm(x))
 
+`Stream` is the same for many batches of text at once.
 `tensors` is `checkpoint.state_dict()`, or any mapping that makes a tensor when it is asked for.
 What is stored in `dtype` is not copied but stays the checkpoint's memory map: do not write into it.
+Axes: N windows of text, T tokens of each, B windows of a batch, D hidden size.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,8 +19,48 @@ from torch import Tensor, nn
 
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.model.decoder import Layer, Transformer
+from edgetiny.model.rotary import Rotary
+from edgetiny.model.sequence import Fresh, Sequence
 
 _TABLE, _NORM, _HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+_BATCH_TOKENS = 2048
+
+
+class Stream:
+    """The hidden states of a text, in batches, moved through a model in fp32 layer by layer.
+
+    states: what the next layer reads, each (B, T, D).
+    """
+
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, Tensor], tokens: Tensor) -> None:
+        """tokens: (N, T) ids. The states begin as their embeddings."""
+        self._config, self._tensors = config, tensors
+        self.sequence = Fresh(tokens[:1])
+        self.rotary = Rotary(config, self.sequence.positions, torch.float32)
+        # Rows that the text uses are copied; the table itself stays on disk.
+        table = tensors[_TABLE]
+        self.states = [table[rows].float() for rows in in_batches(tokens)]
+
+    def layers(self) -> Iterator[tuple[int, Layer]]:
+        """Yield each layer with its index, before the text goes through it."""
+        for index, layer in stream_layers(self._config, self._tensors, torch.float32):
+            yield index, layer
+            self.advance(layer)
+
+    def run(self, layer: Layer, x: Tensor, sequence: Sequence | None = None) -> Tensor:
+        """Return what a layer makes of one batch, (B, T, D); the states stay."""
+        out: Tensor = layer(x, self.rotary, sequence or self.sequence)
+        return out
+
+    def advance(self, layer: Layer, sequence: Sequence | None = None) -> None:
+        """Move all states through a layer."""
+        for place, x in enumerate(self.states):
+            self.states[place] = self.run(layer, x, sequence)
+
+
+def in_batches(rows: Tensor) -> tuple[Tensor, ...]:
+    """Split (N, T) into parts (B, T) of a few thousand tokens, at least one row each."""
+    return torch.split(rows, max(1, _BATCH_TOKENS // rows.shape[1]))
 
 
 def stream_layers(

@@ -4,7 +4,7 @@ Axes: N windows, T tokens of each, D hidden size, K inputs of a matrix, G key/va
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.errors import CheckpointError, DataError
-from edgetiny.model import Fresh, Layer, RMSNorm, Rotary, open_layer
+from edgetiny.model import Fresh, Layer, RMSNorm, Stream, stream_layers
 from edgetiny.quantize.blocks import BlockWeight
 from edgetiny.quantize.gptq import quantize_gptq
 from edgetiny.quantize.kv import KVScales, fit_scales
@@ -22,7 +22,6 @@ from edgetiny.quantize.scheme import Method, Scheme
 from edgetiny.quantize.simulate import as_fp32
 from edgetiny.quantize.weights import HEAD, TABLE, Stored, Weights, check_finite
 
-_BATCH_TOKENS = 2048
 _NORM = "model.norm.weight"
 
 
@@ -43,8 +42,8 @@ def calibrate(
     """
     _check_tokens(config, tokens)
     passage = _Passage(config, tensors, scheme, tokens, scratch)
-    for layer in range(config.num_hidden_layers):
-        passage.through(layer)
+    for index, layer in stream_layers(config, tensors, torch.float32):
+        passage.through(index, layer)
         advance()
     if scheme.method == "gptq":
         passage.finish()
@@ -67,7 +66,8 @@ class _Passage:
     ) -> None:
         self._config, self._tensors, self._scheme = config, tensors, scheme
         self._scratch = scratch
-        self._hidden = tensors[TABLE][tokens].float()  # (N, T, D)
+        self._tokens = tokens
+        self._stream = Stream(config, tensors, tokens)
         # What is not rounded here: without text, so without what only text gives.
         self._plain = Weights(config, tensors, _without_text(scheme))
         self.linears: dict[str, Callable[[], Stored]] = {}
@@ -75,16 +75,35 @@ class _Passage:
         self.value_scales: list[Tensor] = []
 
     @torch.inference_mode()
-    def through(self, index: int) -> None:
+    def through(self, index: int, layer: Layer) -> None:
         """Round one layer's matrices, note its keys and values, and move on to what it gives."""
-        prefix = f"model.layers.{index}."
-        layer = open_layer(self._config, index, self._tensors, torch.float32)
+        self._round_layer(index, layer)
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        self._stream.advance(layer, _Watched(self._tokens, keys, values))
+        if self._scheme.kv == "int8":
+            self.key_scales.append(_key_scales(torch.cat(keys)))
+            self.value_scales.append(fit_scales(torch.cat(values), (0, 2))[0, :, 0])
+
+    @torch.inference_mode()
+    def finish(self) -> None:
+        """Round the head by what reaches it; a tied table with it."""
+        norm = RMSNorm(self._config.hidden_size, self._config.rms_norm_eps)
+        norm.weight.copy_(self._tensors[_NORM])
+        hessian = torch.zeros(())
+        for batch in self._stream.states:
+            x = norm(batch).flatten(0, 1)  # (B * T, D)
+            hessian = hessian + x.t() @ x
+        name = TABLE if self._config.tie_word_embeddings else HEAD
+        self._round(name, self._tensors[name].float(), hessian)
+
+    def _round_layer(self, index: int, layer: Layer) -> None:
         linears = {
             name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)
         }
         hessians = self._hessians(layer, linears) if self._scheme.method == "gptq" else {}
         for name, module in linears.items():
-            full = f"{prefix}{name}.weight"
+            full = f"model.layers.{index}.{name}.weight"
             rounded: Stored
             if name in hessians:
                 rounded = self._round(full, module.weight, hessians[name])
@@ -92,20 +111,6 @@ class _Passage:
                 rounded = self._plain.linear(full)
             # Set, not copied: fp32 weights are the checkpoint's own memory map.
             module.weight = nn.Parameter(as_fp32(rounded), requires_grad=False)
-        self._advance(layer)
-
-    @torch.inference_mode()
-    def finish(self) -> None:
-        """Round the head by what reaches it; a tied table with it."""
-        norm = RMSNorm(self._config.hidden_size, self._config.rms_norm_eps)
-        norm.weight.copy_(self._tensors[_NORM])
-        hessian = sum(x.t() @ x for batch in self._batches() for x in [norm(batch).flatten(0, 1)])
-        assert isinstance(hessian, Tensor)
-        name = TABLE if self._config.tie_word_embeddings else HEAD
-        self._round(name, self._tensors[name].float(), hessian)
-
-    def _batches(self) -> Iterator[Tensor]:
-        yield from torch.split(self._hidden, max(1, _BATCH_TOKENS // self._hidden.shape[1]))
 
     def _hessians(self, layer: Layer, linears: Mapping[str, nn.Linear]) -> dict[str, Tensor]:
         """Return the summed x x^T, (K, K), of each matrix's inputs; matrices of one input share."""
@@ -120,26 +125,14 @@ class _Passage:
             linears[name].register_forward_pre_hook(functools.partial(record, name))
             for name in watched
         ]
-        for batch in self._batches():
-            _run(self._config, layer, batch, Fresh(batch[..., 0]))
+        for x in self._stream.states:
+            self._stream.run(layer, x)
         for handle in handles:
             handle.remove()
         for name in ("self_attn.k_proj", "self_attn.v_proj"):
             sums[name] = sums["self_attn.q_proj"]
         sums["mlp.up_proj"] = sums["mlp.gate_proj"]
         return sums
-
-    def _advance(self, layer: Layer) -> None:
-        keys: list[Tensor] = []
-        values: list[Tensor] = []
-        given = []
-        for batch in self._batches():
-            sequence = _Watched(batch[..., 0], keys, values)
-            given.append(_run(self._config, layer, batch, sequence))
-        self._hidden = torch.cat(given)
-        if self._scheme.kv == "int8":
-            self.key_scales.append(_key_scales(torch.cat(keys)))
-            self.value_scales.append(fit_scales(torch.cat(values), (0, 2))[0, :, 0])
 
     def _round(self, name: str, weight: Tensor, hessian: Tensor) -> BlockWeight:
         """Round one matrix by GPTQ and put it aside, on disk."""
@@ -184,11 +177,6 @@ class _Watched(Fresh):
 def _without_text(scheme: Scheme) -> Scheme:
     method: Method = "rtn" if scheme.method == "gptq" else scheme.method
     return replace(scheme, method=method, kv="fp32")
-
-
-def _run(config: ModelConfig, layer: Layer, x: Tensor, sequence: Fresh) -> Tensor:
-    out: Tensor = layer(x, Rotary(config, sequence.positions, x.dtype), sequence)
-    return out
 
 
 def _read(path: Path, columns: int) -> BlockWeight:

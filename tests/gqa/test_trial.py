@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from edgetiny.gqa.align import plain_mean
-from edgetiny.gqa.calibrate import Stream, layer_tensors, open_layer
+from edgetiny.gqa.calibrate import attended, trial_of
 from edgetiny.gqa.pool import to_gqa
+from edgetiny.model import Stream, open_layer
 
 
 @pytest.mark.parametrize("n_kv_heads", [4, 8])
@@ -12,17 +13,15 @@ def test_what_is_tried_is_what_the_merged_layer_does(make_checkpoint, n_kv_heads
     source = make_checkpoint(num_attention_heads=8, num_key_value_heads=n_kv_heads)
     windows = torch.arange(60).view(3, 20)
     size = n_kv_heads // 2
-    stream = Stream(source, windows)
-    tensors = layer_tensors(source, 0)
-    layer = open_layer(source.config, 0, tensors)
-    trial = stream.trial(layer)
+    stream = Stream(source.config, source.state_dict(), windows)
+    layer = open_layer(source.config, 0, source.state_dict())
+    trial = trial_of(stream, layer)
     # The whole layer is merged; each query head's change is seen through its own columns.
     merged_shape, merged = to_gqa(source, 2)
-    tensors_after = {name: merged[f"model.layers.0.{name}"] for name in tensors}
-    after = open_layer(merged_shape, 0, tensors_after)
-    [before_read], [after_read] = list(stream.attended(layer)), list(stream.attended(after))
+    after = open_layer(merged_shape, 0, merged)
+    [before_read], [after_read] = list(attended(stream, layer)), list(attended(stream, after))
     moved = (after_read - before_read).view(*before_read.shape[:2], 8, 8)  # (B, T, H, head_dim)
-    columns = tensors["self_attn.o_proj.weight"].view(32, 8, 8)  # (D, H, head_dim)
+    columns = layer.self_attn.o_proj.weight.view(32, 8, 8)  # (D, H, head_dim)
     by_head = torch.einsum("bthc,dhc->bthd", moved[:1], columns).square().sum(dim=(0, 1, 3))
     for group in range(2):
         heads = tuple(range(group * size, (group + 1) * size))

@@ -1,9 +1,8 @@
 import torch
 import torch.nn.functional as F
 
-from edgetiny.importance import text
 from edgetiny.importance.activation import score
-from edgetiny.model import load_model
+from edgetiny.model import load_model, stream
 
 
 @torch.no_grad()
@@ -27,7 +26,7 @@ def test_scores_are_what_flows(make_checkpoint, monkeypatch):
             )
     model.hidden(windows[:, :-1])
     for batch_tokens in (2048, 32):
-        monkeypatch.setattr(text, "_BATCH_TOKENS", batch_tokens)
+        monkeypatch.setattr(stream, "_BATCH_TOKENS", batch_tokens)
         scores = score(source.config, source.state_dict(), windows)
         norms = sum(amount for name, amount in seen.items() if "norm" in name)
         torch.testing.assert_close(scores.hidden, norms)

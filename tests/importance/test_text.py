@@ -7,7 +7,7 @@ from edgetiny.data import Shards
 from edgetiny.errors import CheckpointError, DataError
 from edgetiny.importance import text
 from edgetiny.importance.text import mean_loss, text_windows
-from edgetiny.model import load_model
+from edgetiny.model import load_model, stream
 
 
 def bare_split(folder, n_tokens):
@@ -42,7 +42,7 @@ def test_mean_loss_is_the_cross_entropy_however_it_is_cut(make_checkpoint, monke
     logits = load_model(source)(windows[:, :-1])
     wanted = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
     assert mean_loss(source.config, source.state_dict(), windows) == pytest.approx(wanted, abs=1e-5)
-    monkeypatch.setattr(text, "_BATCH_TOKENS", 64)
+    monkeypatch.setattr(stream, "_BATCH_TOKENS", 64)
     monkeypatch.setattr(text, "_LOGIT_BYTES", 97 * 4 * 7)
     assert mean_loss(source.config, source.state_dict(), windows) == pytest.approx(wanted, abs=1e-5)
 
