@@ -15,6 +15,7 @@ from edgetiny.files import atomic_folder, refuse_existing
 from edgetiny.gqa.calibrate import calibration_windows
 from edgetiny.gqa.convert import Converted, Merge, convert
 from edgetiny.gqa.pool import check_groups
+from edgetiny.importance.text import trained_length
 from edgetiny.model import build_model
 
 _CONTEXT = 512
@@ -86,11 +87,7 @@ def window_length(source: Checkpoint, context: int | None = None) -> int:
         if context > longest:
             raise ConfigError(f"--context {context} is beyond the model's {longest} positions")
         return context
-    stages = [source.lineage, *source.lineage.get("ancestors", [])]
-    trained: list[int] = [
-        each["settings"]["sequence_length"] for each in stages if each.get("stage") == "train"
-    ]
-    return min(_CONTEXT, longest, *trained)
+    return min(_CONTEXT, trained_length(source))
 
 
 def _bits_before_and_after(

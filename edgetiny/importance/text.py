@@ -41,7 +41,8 @@ def text_windows(split: Split, n_tokens: int, longest: int) -> Tensor:
 def trained_length(source: Checkpoint) -> int:
     """Return the most tokens that the source has seen in a row; its context if it does not say.
 
-    Beyond that its loss rises, which is not for want of any layer.
+    Beyond that its loss rises, which is not for want of any layer. The longest of all trainings
+    that led to it: a shorter one, before or after, takes no position away.
     """
     lineage = source.lineage
     stages = [lineage, *lineage.get("ancestors", [])]

@@ -11,6 +11,7 @@ from edgetiny.config.tokenizer import TokenizerTrainConfig
 from edgetiny.data.build import run as build
 from edgetiny.errors import CheckpointError, ConfigError, DataError
 from edgetiny.files import atomic_folder
+from edgetiny.gqa import window_length
 from edgetiny.importance.axes import layer_of
 from edgetiny.importance.text import trained_length
 from edgetiny.inherit.stage import run
@@ -113,20 +114,43 @@ def test_lineage_tells_what_was_dropped(make_checkpoint, data, tmp_path):
     assert result.lineage["ancestors"][0]["sha256"] == source.sha256
 
 
-def test_windows_are_no_longer_than_the_source_was_trained_on(make_checkpoint, data, tmp_path):
+@pytest.fixture
+def trained_on(tmp_path):
+    """Return a function that writes a checkpoint as if it were trained on windows of a length."""
+
+    def write(source, length):
+        out = tmp_path / f"{source.path.name}-{length}"
+        with atomic_folder(out) as folder:
+            write_checkpoint(
+                folder,
+                source.config,
+                source.state_dict(),
+                stage="train",
+                settings={"sequence_length": length},
+                parent=source,
+                tokenizer=None,
+            )
+        return Checkpoint.open(out)
+
+    return write
+
+
+@pytest.mark.parametrize("lengths", [(16, 48), (48, 16), (16, 48, 24)])
+def test_the_longest_training_says_how_long_windows_are(make_checkpoint, trained_on, lengths):
+    checkpoint = make_checkpoint()
+    for length in lengths:
+        checkpoint = trained_on(checkpoint, length)
+    assert trained_length(checkpoint) == window_length(checkpoint) == 48
+    beyond = trained_on(checkpoint, 4096)
+    assert trained_length(beyond) == window_length(beyond) == 64
+
+
+def test_windows_are_no_longer_than_the_source_was_trained_on(
+    make_checkpoint, data, tmp_path, trained_on
+):
     source = make_checkpoint()
     assert trained_length(source) == 64
-    with atomic_folder(tmp_path / "trained") as folder:
-        write_checkpoint(
-            folder,
-            source.config,
-            source.state_dict(),
-            stage="train",
-            settings={"sequence_length": 24},
-            parent=source,
-            tokenizer=None,
-        )
-    trained = Checkpoint.open(tmp_path / "trained")
+    trained = trained_on(source, 24)
     assert trained_length(trained) == 24
     student = inherit(trained, data, tmp_path / "out", num_hidden_layers=1)
     assert trained_length(student) == 24
