@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from edgetiny.checkpoint import ModelConfig
+from edgetiny.console import Task
 from edgetiny.importance.scores import Scores, Sums
 
 
-def score(config: ModelConfig, tensors: Mapping[str, Tensor], power: int) -> Scores:
+def score(
+    config: ModelConfig, tensors: Mapping[str, Tensor], power: int, task: Task | None = None
+) -> Scores:
     """Return L1 or L2 scores: the sum of |weight|^power of a neuron's weights.
 
     A hidden dimension is scored by its column of the head alone, times the last norm's weight. The
@@ -24,6 +27,8 @@ def score(config: ModelConfig, tensors: Mapping[str, Tensor], power: int) -> Sco
 
     for name in tensors:
         sums.add(name, tensors[name], reduce, but=("vocabulary", "hidden"))
+        if task is not None:
+            task.advance(1)
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     norm = _power_sum(tensors["model.norm.weight"], 0, power)  # (D,)
     sums.add_hidden(head, _power_sum(tensors[head], 1, power) * norm)

@@ -7,6 +7,8 @@ from typing import Any
 from edgetiny.page import page, table
 from edgetiny.svg import Series, line_chart
 
+_NO_CHART = "<p>A model of one layer has no chart: without that layer it is none.</p>"
+
 
 def render(found: Mapping[str, Any]) -> str:
     """Return the tables and the chart as one HTML document without outside references."""
@@ -16,7 +18,7 @@ def render(found: Mapping[str, Any]) -> str:
             "<h2>Layers</h2>",
             f"<p>Held-out loss, nats per token, with runs of neighbours skipped, by the first of"
             f" them; {found['loss']:.4f} with all layers. Turn: 1 - cos(in, out).</p>",
-            layer_chart(found["layers"]),
+            _NO_CHART if len(found["layers"]) == 1 else layer_chart(found["layers"]),
             table(found["layers"]),
         ]
     if "neurons" in found:

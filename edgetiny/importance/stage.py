@@ -1,7 +1,6 @@
 """`edgetiny importance`: what a checkpoint would miss, layer by layer and neuron by neuron."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +8,19 @@ import torch
 from torch import Tensor
 
 from edgetiny.checkpoint import Checkpoint
-from edgetiny.config.model import ImportanceConfig
+from edgetiny.config.model import ImportanceConfig, ScoreMethod
 from edgetiny.console import QUIET, Reporter
 from edgetiny.data import Shards
 from edgetiny.evaluate.compatible import check_same_tokenizer
 from edgetiny.files import atomic_file, refuse_existing, write_json
-from edgetiny.importance import activation, magnitude, taylor
+from edgetiny.importance.neurons import score
 from edgetiny.importance.report import render
-from edgetiny.importance.scores import Scores
 from edgetiny.importance.skips import n_steps, skip_losses, turns
 from edgetiny.importance.text import text_windows, trained_length
 
 SCHEMA_VERSION = 1
 _RUNS = (1, 2, 3)
+_METHODS: tuple[ScoreMethod, ...] = ("l1", "l2", "activation", "taylor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,8 @@ def _layers(
     lengths = [n for n in _RUNS if n < n_layers]
     with reporter.task("skipping layers", n_steps(n_layers, windows)) as task:
         found = skip_losses(source.config, tensors, range(n_layers), windows, lengths, task)
-    turned = turns(source.config, tensors, windows)
+    with reporter.task("turns of layers", n_layers) as task:
+        turned = turns(source.config, tensors, windows, task)
     rows = []
     for layer in range(n_layers):
         row: dict[str, Any] = {"layer": layer}
@@ -92,17 +92,10 @@ def _neurons(
     """Return per method and axis how much of the score the best half of the neurons has."""
     windows = text_windows(shards.train, config.calibration_tokens, trained_length(source))
     shape, tensors = source.config, source.state_dict()
-    methods: dict[str, Callable[[], Scores]] = {
-        "l1": lambda: magnitude.score(shape, tensors, 1),
-        "l2": lambda: magnitude.score(shape, tensors, 2),
-        "activation": lambda: activation.score(shape, tensors, windows),
-        "taylor": lambda: taylor.score(shape, tensors, windows),
-    }
     rows = []
-    for method, score in methods.items():
-        reporter.say(f"scoring neurons by {method}")
+    for method in _METHODS:
         started = time.perf_counter()
-        scores = score()
+        scores = score(method, shape, tensors, windows, reporter=reporter)
         seconds = time.perf_counter() - started
         for axis, parts in (
             ("hidden", [scores.hidden]),

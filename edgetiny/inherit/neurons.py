@@ -1,55 +1,11 @@
 """Which neurons stay: those with the highest scores, as many as the student's shape has."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from edgetiny.checkpoint import ModelConfig
-from edgetiny.config.model import ScoreMethod
-from edgetiny.console import QUIET, Reporter
-from edgetiny.importance import activation, magnitude, taylor
 from edgetiny.importance.scores import Scores
 from edgetiny.inherit.surgery import Kept
-
-
-def score(
-    method: ScoreMethod,
-    config: ModelConfig,
-    tensors: Mapping[str, Tensor],
-    windows: Tensor,
-    *,
-    seed: int = 0,
-    reporter: Reporter = QUIET,
-) -> Scores:
-    """Return the scores of a model's neurons by a method.
-
-    windows: (N, T + 1) ids of training text, for the methods that read it. seed: of `random`.
-    """
-    if method == "random":
-        return random_scores(config, seed)
-    if method in ("l1", "l2"):
-        return magnitude.score(config, tensors, power=1 if method == "l1" else 2)
-    n_steps = len(windows) if method == "taylor" else config.num_hidden_layers
-    with reporter.task(f"scoring neurons by {method}", n_steps) as task:
-        of_text = taylor.score if method == "taylor" else activation.score
-        return of_text(config, tensors, windows, task)
-
-
-def random_scores(config: ModelConfig, seed: int) -> Scores:
-    """Return scores that know nothing: what a choice is to be compared with."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def some(count: int) -> Tensor:
-        return torch.rand(count, generator=generator, dtype=torch.float64)
-
-    each = range(config.num_hidden_layers)
-    return Scores(
-        hidden=some(config.hidden_size),
-        units=[some(config.intermediate_size) for _ in each],
-        query=[some(config.num_attention_heads) for _ in each],
-        kv=[some(config.num_key_value_heads) for _ in each],
-    )
 
 
 def choose(scores: Scores, student: ModelConfig) -> Kept:

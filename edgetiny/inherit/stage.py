@@ -13,13 +13,14 @@ from edgetiny.data import Shards
 from edgetiny.evaluate.compatible import check_same_tokenizer
 from edgetiny.files import atomic_folder, refuse_existing
 from edgetiny.importance.axes import take_layers
+from edgetiny.importance.neurons import score
 from edgetiny.importance.text import mean_loss, text_windows, trained_length
 from edgetiny.inherit.energy import kept_energy
 from edgetiny.inherit.layers import choose_layers, kept_layers
 from edgetiny.inherit.learn import Learner
 from edgetiny.inherit.mask_state import learn
 from edgetiny.inherit.masks import kept_of
-from edgetiny.inherit.neurons import choose, score
+from edgetiny.inherit.neurons import choose
 from edgetiny.inherit.shape import student_shape
 from edgetiny.inherit.surgery import cut, cut_shape
 from edgetiny.model import Transformer, build_model

@@ -6,8 +6,9 @@ import torch
 
 from edgetiny.checkpoint import parameter_shapes
 from edgetiny.errors import CheckpointError
+from edgetiny.importance.neurons import random_scores, score
 from edgetiny.importance.scores import Scores
-from edgetiny.inherit.neurons import best, choose, random_scores, score
+from edgetiny.inherit.neurons import best, choose
 from edgetiny.inherit.surgery import cut
 
 
