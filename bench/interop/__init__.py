@@ -1,0 +1,1 @@
+"""One model in every program that loads what `edgetiny export` writes; `run.py` is the command."""
