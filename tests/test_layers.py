@@ -23,6 +23,7 @@ LAYERS = (
     ("data",),
     ("model",),
     ("cost",),
+    ("forecast",),
     ("design",),
     ("init", "inspect"),
     ("quantize",),

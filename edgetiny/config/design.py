@@ -122,19 +122,24 @@ class DesignConfig(Config):
     min_tok_s: float | None = setting(
         None, "promise: predicted tokens a second, summed over the batch", minimum=0.0
     )
-    max_mb: float | None = setting(None, "promise: bytes of the weights / 1e6", minimum=0.0)
+    max_mb: float | None = setting(None, "promise: bytes of the exported files / 1e6", minimum=0.0)
     max_ram_mb: float | None = setting(
-        None, "promise: bytes of weights, cache and logits / 1e6", minimum=0.0
+        None,
+        "promise: peak memory / 1e6 of our runtime with weights, cache and logits; it takes 210"
+        " MB without",
+        minimum=0.0,
     )
     reached_share: float | None = setting(
         None,
-        "share of the device's limit that the engine reaches (default: 0.75 in fp32 and fp16, 0.6"
-        " in int8, 0.5 in int4)",
+        "share of the device's limit that the engine reaches (default: what onnxruntime was"
+        " measured to reach, by precision and batch)",
         minimum=0.01,
         maximum=1.0,
     )
     layer_overhead_us: float | None = setting(
-        None, "time of a layer beside that, in microseconds (default: 70)", minimum=0.0
+        None,
+        "time of a layer beside that, in microseconds (default: 60, and 0.9 a head and sequence)",
+        minimum=0.0,
     )
     text: tuple[Path, ...] = setting((), "text that the recipe's steps read; repeat for more")
     sweep: int | None = setting(
@@ -174,6 +179,8 @@ class DesignConfig(Config):
             promise is None for promise in (self.min_tok_s, self.max_mb, self.max_ram_mb)
         ):
             raise ConfigError("--from needs a promise: --min-tok-s, --max-mb or --max-ram-mb")
+        if self.source is not None and self.kv == "fp16":
+            raise ConfigError("--kv fp16 is no cache of the recipe's ONNX file; give fp32 or int8")
         if self.text and self.out is None:
             raise ConfigError("--text is for the recipe; give --out as well")
 

@@ -1,30 +1,16 @@
 """One shape and what it costs in use: bytes, memory, and the speed to expect of a device."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.config.design import DesignConfig, DesignPrecision
-from edgetiny.cost import (
-    Precision,
-    StepCost,
-    device_roofline,
-    kv_bytes_per_token,
-    parameters,
-    run_memory,
-    step_cost,
-    weight_bytes,
-)
+from edgetiny.cost import Precision, StepCost, device_roofline, kv_bytes_per_token, parameters
 from edgetiny.device import Device, read_device
+from edgetiny.forecast import PROCESS_BYTES, Lowering, Reach, file_bytes, held_bytes
 
 DEFAULT_PRECISIONS: tuple[DesignPrecision, ...] = ("fp16", "int8", "int4")
-
-# What an engine reaches of the roofline of one step, and what a layer costs beside it. Fitted to
-# seven models and precisions in onnxruntime on one 2-core x86 machine, within 10%
-# (docs/design.md); another engine or device differs, and flags say so.
-_REACHED: Mapping[Precision, float] = {"fp32": 0.75, "fp16": 0.75, "int8": 0.6, "int4": 0.5}
-_LAYER_OVERHEAD_S = 70e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +21,7 @@ class Use:
     context: int
     kv_precision: Precision
     device: Device | None
-    reached_share: float | None = None
-    layer_overhead_s: float = _LAYER_OVERHEAD_S
+    reach: Reach = field(default_factory=Reach)
 
     @classmethod
     def of_settings(cls, config: DesignConfig) -> "Use":
@@ -47,24 +32,28 @@ class Use:
             context=config.context,
             kv_precision=config.kv,
             device=None if config.device is None else read_device(config.device),
-            reached_share=config.reached_share,
-            layer_overhead_s=_LAYER_OVERHEAD_S if overhead is None else overhead / 1e6,
+            reach=Reach(
+                share=config.reached_share,
+                layer_overhead_s=None if overhead is None else overhead / 1e6,
+            ),
         )
 
-    def share(self, precision: Precision) -> float:
-        """Return the share of the device's limit that the engine reaches."""
-        return self.reached_share or _REACHED[precision]
+    def lowering(self, precision: Precision) -> Lowering:
+        """Return what `export` makes of a model that is used so."""
+        return Lowering.usual(
+            precision, kv=self.kv_precision, batch=self.batch, context=self.context
+        )
 
-    def tokens_per_s(self, step: StepCost, precision: Precision, n_layers: int) -> float:
+    def tokens_per_s(
+        self, step: StepCost, precision: Precision, n_layers: int, n_heads: int
+    ) -> float:
         """Predict the tokens a second of a decode step, summed over the batch.
 
         Raises DeviceError if the device has no rate for the arithmetic. Needs a device.
         """
         assert self.device is not None
-        limit = device_roofline(step, precision, self.device)
-        return step.batch / (
-            limit.step_s / self.share(precision) + n_layers * self.layer_overhead_s
-        )
+        lowering = self.lowering(precision)
+        return step.batch / self.reach.step_s(lowering, step, n_layers, n_heads, self.device)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,42 +75,33 @@ class Candidate:
         return parameters(self.config).embedding_and_head_share
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes of the stored weights."""
-        return weight_bytes(self.config, self.precision).total
+    def file_bytes(self) -> int:
+        """Bytes of the model's files, once exported to ONNX."""
+        return file_bytes(self.use.lowering(self.precision), self.config)
 
     @property
     def ram_bytes(self) -> int:
-        """Bytes of weights, cache and logits; the engine's own code and buffers come on top."""
-        use = self.use
-        return run_memory(
-            self.config, self.precision, use.batch, use.context, kv_precision=use.kv_precision
-        ).total
+        """Peak of anonymous memory of a process that decodes with it: 210 MB hold no model."""
+        return PROCESS_BYTES + held_bytes(self.use.lowering(self.precision), self.config)
 
     @property
     def step(self) -> StepCost:
         """The cost of a decode step in the middle of a run that fills the context."""
         use = self.use
-        return step_cost(
-            self.config,
-            self.precision,
-            use.batch,
-            (use.context + 1) / 2,
-            kv_precision=use.kv_precision,
-        )
+        return use.lowering(self.precision).step(self.config, (use.context + 1) / 2)
 
     @property
     def tokens_per_s(self) -> float | None:
         """Predicted tokens a second, summed over the batch; None without a device."""
         if self.use.device is None:
             return None
-        return self.use.tokens_per_s(self.step, self.precision, self.config.num_hidden_layers)
+        config = self.config
+        n_layers, n_heads = config.num_hidden_layers, config.num_attention_heads
+        return self.use.tokens_per_s(self.step, self.precision, n_layers, n_heads)
 
 
-def shape_row(
-    config: ModelConfig, precisions: Sequence[Precision], kv_precision: Precision
-) -> dict[str, Any]:
-    """Return a shape with its parameters and bytes in each precision, as one row of a table."""
+def shape_row(config: ModelConfig, precisions: Sequence[Precision], use: Use) -> dict[str, Any]:
+    """Return a shape with its parameters and files in each precision, as one row of a table."""
     counts = parameters(config)
     row = {
         "depth": config.num_hidden_layers,
@@ -132,10 +112,10 @@ def shape_row(
         "head_dim": config.head_dim,
         "parameters_m": counts.total / 1e6,
         "pehf_percent": round(100 * counts.embedding_and_head_share, 2),
-        "kv_bytes": kv_bytes_per_token(config, kv_precision),
+        "kv_bytes": kv_bytes_per_token(config, use.kv_precision),
     }
-    sizes = {precision: weight_bytes(config, precision).total for precision in precisions}
-    return row | {f"mb_{precision}": size / 1e6 for precision, size in sizes.items()}
+    each = [Candidate(config=config, precision=precision, use=use) for precision in precisions]
+    return row | {f"mb_{one.precision}": one.file_bytes / 1e6 for one in each}
 
 
 def use_row(config: ModelConfig, precisions: Sequence[Precision], use: Use) -> dict[str, Any]:
@@ -145,7 +125,8 @@ def use_row(config: ModelConfig, precisions: Sequence[Precision], use: Use) -> d
     row |= {f"ram_mb_{one.precision}": one.ram_bytes / 1e6 for one in each}
     if use.device is not None:
         for one in each:
-            limit = device_roofline(one.step, one.precision, use.device)
+            held = use.lowering(one.precision).held
+            limit = device_roofline(one.step, held, use.device)
             row[f"tok_s_{one.precision}"] = one.tokens_per_s
             row[f"limit_{one.precision}"] = limit.tokens_per_s
     return row

@@ -52,8 +52,8 @@ class Limits:
         speed = candidate.tokens_per_s
         if self.min_tok_s is not None and speed is not None and speed < self.min_tok_s:
             found.append(f"{speed:.3g} tok/s")
-        if self.max_mb is not None and candidate.weight_bytes > 1e6 * self.max_mb:
-            found.append(f"{candidate.weight_bytes / 1e6:.4g} MB")
+        if self.max_mb is not None and candidate.file_bytes > 1e6 * self.max_mb:
+            found.append(f"{candidate.file_bytes / 1e6:.4g} MB")
         if self.max_ram_mb is not None and candidate.ram_bytes > 1e6 * self.max_ram_mb:
             found.append(f"{candidate.ram_bytes / 1e6:.4g} MB of RAM")
         return found
@@ -92,11 +92,11 @@ class Line:
     def value(self, limit: str, depth: int) -> float:
         """Return what a limit is about, in its unit."""
         one, two = self._values
-        weights, ram, read, cache, flops = (
+        files, ram, read, cache, flops = (
             first + (depth - 1) * (second - first) for first, second in zip(one, two, strict=True)
         )
         if limit == "max_mb":
-            return weights / 1e6
+            return files / 1e6
         if limit == "max_ram_mb":
             return ram / 1e6
         if limit == "max_pehf":
@@ -108,7 +108,8 @@ class Line:
             kv_bytes=cache,
             flops=flops,
         )
-        return self.use.tokens_per_s(step, self.precision, depth)
+        n_heads = self.shape.num_attention_heads
+        return self.use.tokens_per_s(step, self.precision, depth, n_heads)
 
     def depths(self, limits: Limits, deepest: int) -> tuple[int, int]:
         """Return the least and the most layers that keep the limits; least > most if none do."""
@@ -134,7 +135,7 @@ class Line:
 def _values(candidate: Candidate) -> tuple[float, ...]:
     step = candidate.step
     return (
-        candidate.weight_bytes,
+        candidate.file_bytes,
         candidate.ram_bytes,
         step.weight_bytes,
         step.kv_bytes,

@@ -51,8 +51,17 @@ def recipe(
     out = folder / "trained"
     length = min(512, shape.max_position_embeddings)
     tables["train"] = {"checkpoint": at, "data": shards, "out": out, "sequence_length": length}
-    export = {"source": out, "out": folder / "artefact", "precision": precision}
-    tables["export"] = export | {"context": min(config.context, shape.max_position_embeddings)}
+    context = min(config.context, shape.max_position_embeddings)
+    tables["export"] = {
+        "source": out,
+        "out": folder / "artefact",
+        "precision": precision,
+        "batch": [config.batch],
+        "kv": config.kv,
+        "context": context,
+    }
+    if config.kv == "int8":
+        tables["export"]["data"] = shards
     return tables
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.config.design import DesignConfig
 from edgetiny.console import QUIET, Reporter
-from edgetiny.cost import Precision, parameters, weight_bytes
+from edgetiny.cost import Precision, parameters
 from edgetiny.design.candidate import DEFAULT_PRECISIONS, Candidate, Use, shape_row, use_row
 from edgetiny.design.family import Rules, explained, family, nearest, objections, refusal
 from edgetiny.design.file import Design, to_toml
@@ -66,13 +66,7 @@ class DesignResult:
         where = f"batch {use.batch}, context {use.context}, {use.kv_precision} cache"
         if use.device is None:
             return where
-        share = "0.75 (fp), 0.6 (int8) or 0.5 (int4)"
-        if use.reached_share is not None:
-            share = f"{use.reached_share:g}"
-        return (
-            f"{use.device.name}, {where}; tok/s assume that an engine reaches {share} of the limit"
-            f" and takes {1e6 * use.layer_overhead_s:g} us a layer beside it"
-        )
+        return f"{use.device.name}, {where}; tok/s: {use.reach.in_words()}"
 
 
 def run(config: DesignConfig, reporter: Reporter = QUIET) -> DesignResult:
@@ -103,7 +97,7 @@ def _published(config: DesignConfig, design: Design, use: Use) -> DesignResult:
         design=design,
         use=use,
         text=to_toml(design),
-        candidates=[shape_row(design.config, precisions, use.kv_precision)],
+        candidates=[shape_row(design.config, precisions, use)],
         in_use=[use_row(design.config, precisions, use)],
     )
 
@@ -132,9 +126,7 @@ def _forward(config: DesignConfig, use: Use) -> DesignResult:
         use=use,
         text=to_toml(design),
         candidates=[
-            marks[shape]
-            | shape_row(shape, precisions, use.kv_precision)
-            | {"but": ", ".join(notes[shape])}
+            marks[shape] | shape_row(shape, precisions, use) | {"but": ", ".join(notes[shape])}
             for shape in rows
         ],
         in_use=[marks[shape] | use_row(shape, precisions, use) for shape in rows],
@@ -155,7 +147,10 @@ def _keeping(
     """
     limits = Limits.of_settings(config)
     fit = [shape for shape, objection in notes.items() if not objection]
-    smallest = min(precisions, key=lambda precision: weight_bytes(fit[0], precision).total)
+    smallest = min(
+        precisions,
+        key=lambda precision: Candidate(config=fit[0], precision=precision, use=use).file_bytes,
+    )
     for shape, objection in notes.items():
         candidate = Candidate(config=shape, precision=smallest, use=use)
         objection += [f"{what} in {smallest}" for what in limits.broken(candidate)]
@@ -200,7 +195,7 @@ def _inside(config: DesignConfig, path: Path, use: Use, reporter: Reporter) -> D
         use=use,
         text=recipe_toml(tables, f"{command}\n\nRun in this order:\n" + "\n".join(steps)),
         candidates=[
-            mark | _plain(shape_row(each.config, (each.precision,), use.kv_precision), each)
+            mark | _plain(shape_row(each.config, (each.precision,), use), each)
             for mark, each in zip(marks, found, strict=True)
         ],
         in_use=[

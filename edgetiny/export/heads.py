@@ -11,17 +11,10 @@ import torch
 from torch import Tensor
 
 from edgetiny.checkpoint import ModelConfig
+from edgetiny.forecast import padded_head_dim
 from edgetiny.model import rotary_frequencies
 from edgetiny.quantize import BlockWeight, ChannelWeight, Stored
 from edgetiny.quantize.blocks import middle
-
-# GroupQueryAttention on the CPU refuses to rotate any other width (onnxruntime 1.32).
-MULTIPLE = 16
-
-
-def padded_head_dim(head_dim: int) -> int:
-    """Return the next width that the fused attention takes."""
-    return -(-head_dim // MULTIPLE) * MULTIPLE
 
 
 def pad_rows(stored: Stored, head_dim: int, wide: int) -> Stored:

@@ -12,11 +12,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgetiny.export.heads import padded_head_dim
 from edgetiny.export.onnx_decoder import OnnxDecoder, Place
 from edgetiny.export.onnx_graph import GraphBuilder
 from edgetiny.export.onnx_products import ACCURACY_LEVEL
 from edgetiny.export.plan import Lowered, Plan
+from edgetiny.forecast import padded_head_dim
 from edgetiny.quantize import Weights
 
 DATA_FILE = "model.onnx.data"

@@ -15,10 +15,11 @@ import onnx_ir as ir
 import torch
 
 from edgetiny.checkpoint import ModelConfig
-from edgetiny.export.heads import pad_rows, padded_head_dim, rotary_tables
+from edgetiny.export.heads import pad_rows, rotary_tables
 from edgetiny.export.onnx_graph import GraphBuilder
 from edgetiny.export.onnx_products import Matrix, concatenate, put
 from edgetiny.export.plan import Plan
+from edgetiny.forecast import padded_head_dim
 from edgetiny.quantize import Stored, Weights
 
 KV_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16, "int8": ir.DataType.INT8}

@@ -20,9 +20,9 @@ from edgetiny.config.export import (
     Target,
 )
 from edgetiny.errors import ConfigError
+from edgetiny.forecast import BLOCK_SIZE, usual_kernel
 
 _DEFAULT_CONTEXT = 1024
-_DEFAULT_BLOCK = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,9 +175,9 @@ def require(plan: Plan, shape: ModelConfig, *, allow_unverified: bool) -> Suppor
             f"{plan.name} cannot keep its cache in {plan.kv_dtype}; --kv may be"
             f" {' or '.join(row.kv_dtypes)}"
         )
-    if plan.format == "gguf" and plan.block_size not in (0, _DEFAULT_BLOCK):
+    if plan.format == "gguf" and plan.block_size not in (0, BLOCK_SIZE):
         raise ConfigError(
-            f"{plan.name} has blocks of {_DEFAULT_BLOCK} weights, not {plan.block_size};"
+            f"{plan.name} has blocks of {BLOCK_SIZE} weights, not {plan.block_size};"
             " leave --block-size out"
         )
     if plan.format == "onnx" and plan.layout != "edgetiny" and plan.kv_dtype != "fp32":
@@ -245,7 +245,7 @@ def _of_format(config: ExportConfig, format: Format, context: int) -> Iterator[P
             layout=layout,
             precision=config.precision,
             kernel=config.kernel or _kernel(format, layout, config.precision, batch),
-            block_size=(config.block_size or _DEFAULT_BLOCK) if quantized else 0,
+            block_size=(config.block_size or BLOCK_SIZE) if quantized else 0,
             kv_dtype=config.kv or ("fp16" if format == "gguf" else "fp32"),
             batch=batch,
             context=context,
@@ -273,9 +273,8 @@ def _kernel(format: Format, layout: Layout, precision: Precision, batch: int) ->
     # XNNPACK multiplies eight-bit channels, no eight-bit blocks.
     if format == "executorch" and precision == "int8":
         return "dynamic"
-    # Several rows at once are bound by arithmetic, and products of integers are the fastest.
-    if layout == "edgetiny" and batch > 1 and precision in ("int8", "int4") and format == "onnx":
-        return "dynamic"
+    if layout == "edgetiny" and format == "onnx":
+        return usual_kernel(precision, batch)
     return "weight_only"
 
 

@@ -108,6 +108,7 @@ def test_a_recipe_inside_a_model_names_every_step(tiny_checkpoint, tmp_path, dev
         min_tok_s=5.0,
         max_mb=0.04,
         max_pehf=0.8,
+        batch=4,
         context=64,
         text=(Path("a.txt"),),
         out=out,
@@ -118,6 +119,7 @@ def test_a_recipe_inside_a_model_names_every_step(tiny_checkpoint, tmp_path, dev
     assert (shape.vocab_size, shape.head_dim) == (512, 8)
     assert [table.split("_")[0] for table in tables] == [step.split()[1] for step in result.steps]
     assert tables["export"]["precision"] == result.precision
+    assert (tables["export"]["batch"], tables["export"]["kv"]) == ([4], "fp32")
     assert tables["data_build"]["text"] == ["a.txt"]
     assert all("--text" not in step for step in result.steps)
     for stage in tables:
@@ -130,7 +132,7 @@ def test_a_recipe_inside_a_model_names_every_step(tiny_checkpoint, tmp_path, dev
 def test_a_recipe_runs(tiny_checkpoint, tiny_text, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
-    words = ["--max-mb", "0.025", "--max-pehf", "0.8", "--context", "64", "--precision", "int8"]
+    words = ["--max-mb", "0.04", "--max-pehf", "0.8", "--context", "64", "--precision", "int8"]
     words += ["--vocab", "448", "--text", str(tiny_text), "--out", "student.toml"]
     assert main(["design", "--from", str(tiny_checkpoint.path), *words]) == 0
     tables = tomllib.loads(Path("student.toml").read_text())

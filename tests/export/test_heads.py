@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from edgetiny.export.heads import pad_rows, padded_head_dim, rotary_tables
+from edgetiny.export.heads import pad_rows, rotary_tables
+from edgetiny.forecast import padded_head_dim
 from edgetiny.model import rotary_frequencies
 from edgetiny.quantize import dequantize, dequantize_channels
 from edgetiny.quantize.blocks import quantize_blocks
