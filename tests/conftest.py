@@ -207,3 +207,24 @@ def data(tmp_path):
     for name in ("train", "val"):
         rng.integers(0, 97, 400).astype("<u2").tofile(folder / f"{name}.bin")
     return folder
+
+
+@pytest.fixture
+def counting_reporter():
+    """Return a reporter with `tasks`: by the name of each, how far it went and was to go."""
+    import contextlib
+
+    from edgetiny.console import Reporter
+
+    class Counting(Reporter):
+        def __init__(self):
+            super().__init__(quiet=True)
+            self.tasks = {}
+
+        @contextlib.contextmanager
+        def task(self, name, total=None):
+            with super().task(name, total) as task:
+                yield task
+            self.tasks[name] = (task._done, total)
+
+    return Counting()

@@ -1,8 +1,5 @@
 """Where learning masks stands: `OUT.masks`, replaced whole at each save, and gone on from."""
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -12,6 +9,7 @@ from edgetiny.config.model import InheritConfig
 from edgetiny.console import Reporter
 from edgetiny.errors import CheckpointError, ConfigError
 from edgetiny.files import atomic_folder, read_json, refuse_existing, write_json
+from edgetiny.inherit.layers import Dropped
 from edgetiny.inherit.learn import Learner
 from edgetiny.train.interrupt import StopRequest
 from edgetiny.train.log import Log
@@ -21,30 +19,87 @@ _STATE, _TENSORS = "mask_state.json", "mask_state.safetensors"
 _FREE = {"source", "data", "out", "mask_save_every", "resume", "overwrite"}
 
 
-def folder_of(config: InheritConfig) -> Path:
-    """Return where the masks of a student are kept."""
-    return config.out.with_name(config.out.name + ".masks")
+class MaskState:
+    """What is saved of one run. dropped: the layers that go, None as long as none were chosen."""
 
+    def __init__(self, config: InheritConfig, sources: str) -> None:
+        """Look at what an earlier run left, before anything is computed.
 
-def learn(learner: Learner, config: InheritConfig, sources: str, reporter: Reporter) -> None:
-    """Do all steps, saving as they come; with `config.resume` those that are left.
-
-    sources: hashes of source and text, so that a run does not go on with others. What is learned
-    stands in the log beside the state: losses, penalty, shares of open gates and multipliers.
-    Raises ConfigError if what is saved is of other settings, KeyboardInterrupt after Ctrl-C.
-    """
-    folder, every = folder_of(config), int(config.mask("save_every"))
-    settings = {key: value for key, value in config.as_json().items() if key not in _FREE}
-    identity = {"settings": settings, "sources": sources}
-    first = _restore(learner, folder, identity) if config.resume and folder.exists() else 0
-    if first == 0:
+        sources: hashes of source and text, so that a run does not go on with others.
+        Raises ConfigError if something is there and not to be gone on from, or of other settings.
+        """
+        self.folder = config.out.with_name(config.out.name + ".masks")
+        self.dropped: list[Dropped] | None = None
+        self._step = 0
+        settings = {key: value for key, value in config.as_json().items() if key not in _FREE}
+        self._identity = {"settings": settings, "sources": sources}
         if not config.resume:
-            refuse_existing(folder, overwrite=config.overwrite)
-        _save(learner, folder, 0, identity, None)
+            refuse_existing(self.folder, overwrite=config.overwrite)
+        elif self.folder.exists():
+            self._read()
+
+    def restore(self, learner: Learner) -> int:
+        """Put back what was saved, if anything was, and return how many steps are done."""
+        if self._step == 0:
+            return 0
+        path = self.folder / _TENSORS
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is missing or damaged: {error}") from error
+        with torch.no_grad():
+            for name, parameter in learner.saved_parameters().items():
+                parameter.copy_(tensors[name])
+                moments = {
+                    key: tensors[f"{key}.{name}"].clone()
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{key}.{name}" in tensors
+                }
+                if moments:
+                    learner.optimizer.state[parameter] = moments
+        return self._step
+
+    def save(self, learner: Learner, step: int, log: Log | None) -> None:
+        """Replace what is saved, the log included."""
+        dropped = [each.as_json() for each in self.dropped or []]
+        document = {"schema_version": SCHEMA_VERSION, "step": step, "dropped_layers": dropped}
+        with atomic_folder(self.folder, overwrite=True) as temporary:
+            save_file(_tensors(learner), temporary / _TENSORS)
+            write_json(temporary / _STATE, document | self._identity)
+            if log is not None:
+                log.carry_over(temporary)
+        if log is not None:
+            log.reopen(step)
+
+    def _read(self) -> None:
+        saved = read_json(
+            self.folder / _STATE, schema_version=SCHEMA_VERSION, error=CheckpointError
+        )
+        for name, now in self._identity.items():
+            if saved.get(name) != now:
+                what = "settings" if name == "settings" else "source or text"
+                raise ConfigError(
+                    f"cannot resume: the masks in {self.folder} are of other {what};"
+                    " give the same, or start again with --overwrite"
+                )
+        self._step = int(saved["step"])
+        self.dropped = [Dropped(**row) for row in saved["dropped_layers"]]
+
+
+def learn(learner: Learner, config: InheritConfig, state: MaskState, reporter: Reporter) -> None:
+    """Do all steps, saving as they come; those that are left, if `state` was gone on from.
+
+    What is learned stands in the log beside the state: losses, penalty, shares of open gates and
+    multipliers. Raises KeyboardInterrupt after Ctrl-C.
+    """
+    every = int(config.mask("save_every"))
+    first = state.restore(learner)
+    if first == 0:
+        state.save(learner, 0, None)
     else:
         reporter.say(f"going on with the masks from step {first} of {learner.n_steps}")
     with (
-        Log(folder, step=first, tensorboard=False) as log,
+        Log(state.folder, step=first, tensorboard=False) as log,
         StopRequest(reporter) as stop,
         reporter.task("learning masks", learner.n_steps) as task,
     ):
@@ -57,49 +112,10 @@ def learn(learner: Learner, config: InheritConfig, sources: str, reporter: Repor
             )
             task.advance(1, f"loss {report.loss:.3f}")
             if stop.is_set or (step + 1) % every == 0 or step + 1 == learner.n_steps:
-                _save(learner, folder, step + 1, identity, log)
+                state.save(learner, step + 1, log)
             if stop.is_set:
-                reporter.say(f"saved step {step + 1} in {folder}; go on with --resume")
+                reporter.say(f"saved step {step + 1} in {state.folder}; go on with --resume")
                 raise KeyboardInterrupt
-
-
-def _save(
-    learner: Learner, folder: Path, step: int, identity: dict[str, Any], log: Log | None
-) -> None:
-    with atomic_folder(folder, overwrite=True) as temporary:
-        save_file(_tensors(learner), temporary / _TENSORS)
-        write_json(temporary / _STATE, {"schema_version": SCHEMA_VERSION, "step": step} | identity)
-        if log is not None:
-            log.carry_over(temporary)
-    if log is not None:
-        log.reopen(step)
-
-
-def _restore(learner: Learner, folder: Path, identity: dict[str, Any]) -> int:
-    """Put back what was saved and return how many steps are done."""
-    saved = read_json(folder / _STATE, schema_version=SCHEMA_VERSION, error=CheckpointError)
-    for name, now in identity.items():
-        if saved.get(name) != now:
-            what = "settings" if name == "settings" else "source or text"
-            raise ConfigError(
-                f"cannot resume: the masks in {folder} are of other {what};"
-                " give the same, or start again with --overwrite"
-            )
-    try:
-        tensors = load_file(folder / _TENSORS)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / _TENSORS} is missing or damaged: {error}") from error
-    with torch.no_grad():
-        for name, parameter in learner.saved_parameters().items():
-            parameter.copy_(tensors[name])
-            moments = {
-                key: tensors[f"{key}.{name}"].clone()
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{key}.{name}" in tensors
-            }
-            if moments:
-                learner.optimizer.state[parameter] = moments
-    return int(saved["step"])
 
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:

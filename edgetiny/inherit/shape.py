@@ -47,8 +47,9 @@ def _axes_of_design(path: Path, source: ModelConfig) -> dict[str, Any]:
     shape = open_design(path).config
     if shape.vocab_size != source.vocab_size:
         raise ConfigError(
-            f"design {path} has {shape.vocab_size} rows, the source {source.vocab_size}; first"
-            f" edgetiny tokenizer compress --vocab-size {shape.vocab_size}"
+            f"design {path} has {shape.vocab_size} rows, the source {source.vocab_size}; give"
+            f" --tokenizer, one that edgetiny tokenizer compress --vocab-size {shape.vocab_size}"
+            " made"
         )
     for name in ("head_dim", "tie_word_embeddings"):
         wanted, there = getattr(shape, name), getattr(source, name)

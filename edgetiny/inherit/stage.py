@@ -16,13 +16,14 @@ from edgetiny.importance.axes import take_layers
 from edgetiny.importance.neurons import score
 from edgetiny.importance.text import mean_loss, text_windows, trained_length
 from edgetiny.inherit.energy import kept_energy
-from edgetiny.inherit.layers import choose_layers, kept_layers
+from edgetiny.inherit.layers import Dropped, choose_layers, kept_layers
 from edgetiny.inherit.learn import Learner
-from edgetiny.inherit.mask_state import learn
+from edgetiny.inherit.mask_state import MaskState, learn
 from edgetiny.inherit.masks import kept_of
 from edgetiny.inherit.neurons import choose
 from edgetiny.inherit.shape import student_shape
 from edgetiny.inherit.surgery import cut, cut_shape
+from edgetiny.inherit.teacher import open_teacher
 from edgetiny.model import Transformer, build_model
 
 _MASK_WINDOW = 512
@@ -44,17 +45,22 @@ class Student:
 def run(config: InheritConfig, reporter: Reporter = QUIET) -> Checkpoint:
     """Write the student cut out of `config.source` and return it, opened.
 
-    Raises ConfigError for a shape that the source cannot give, DataError for shards of another
+    Raises ConfigError for a shape that the source cannot give and for masks of an earlier run that
+    are in the way, DataError for shards of another
     tokenizer or shorter than a window of text, CheckpointError for weights that are not finite.
     """
     refuse_existing(config.out, overwrite=config.overwrite)
-    source = Checkpoint.open(config.source)
+    teacher = open_teacher(config)
+    source = teacher.checkpoint
     shape = student_shape(source.config, config)
     shards = Shards.open(config.data)
-    check_same_tokenizer(source.path, source.config.vocab_size, shards)
+    check_same_tokenizer(teacher.tokenizer, source.config.vocab_size, shards)
+    masks = None
+    if config.method == "learned":
+        masks = MaskState(config, f"{source.sha256} {shards.sha256}")
     held_out = text_windows(shards.valid, config.calibration_tokens, trained_length(source))
     before = mean_loss(source.config, source.state_dict(), held_out)
-    student = inherit(source, shape, config, shards, reporter)
+    student = inherit(source, shape, config, shards, masks, reporter)
     after = mean_loss(student.shape, student.tensors, held_out)
     reporter.say(f"held-out loss {before:.3f} nats per token before, {after:.3f} after the cut")
     metrics = {"loss_source": before, "loss_student": after} | student.metrics
@@ -66,9 +72,10 @@ def run(config: InheritConfig, reporter: Reporter = QUIET) -> Checkpoint:
             stage="inherit",
             settings=config.as_json(),
             parent=source,
-            tokenizer=source.path,
+            tokenizer=teacher.tokenizer,
             metrics=metrics,
         )
+        teacher.adopt(folder)
     return Checkpoint.open(config.out)
 
 
@@ -77,27 +84,25 @@ def inherit(
     shape: ModelConfig,
     config: InheritConfig,
     shards: Shards,
+    masks: MaskState | None = None,
     reporter: Reporter = QUIET,
 ) -> Student:
-    """Return the student of a shape: layers are chosen first, then neurons in those that stay."""
+    """Return the student of a shape: layers are chosen first, then neurons in those that stay.
+
+    masks: where learned masks are kept, and the layers that they were begun with; of
+    `--method learned` alone.
+    """
     windows = text_windows(shards.train, config.calibration_tokens, trained_length(source))
-    if config.layers_method == "learned":
-        everything = list(range(source.config.num_hidden_layers))
-        return _learned(source, everything, shape, config, shards, reporter)
-    dropped = choose_layers(
-        config.layers_method,
-        source.config,
-        source.state_dict(),
-        windows,
-        shape.num_hidden_layers,
-        seed=config.seed,
-        reporter=reporter,
-    )
+    dropped = _dropped(source, shape, config, windows, masks, reporter)
     layers = kept_layers(source.config.num_hidden_layers, dropped)
-    of_layers = {"dropped_layers": [each.as_json() for each in dropped]}
-    if config.method == "learned":
-        student = _learned(source, layers, shape, config, shards, reporter)
+    of_layers: dict[str, Any] = {}
+    if config.layers_method != "learned":
+        of_layers["dropped_layers"] = [each.as_json() for each in dropped]
+    if masks is not None:
+        masks.dropped = dropped
+        student = _learned(source, layers, shape, config, shards, masks, reporter)
         return replace(student, metrics=of_layers | student.metrics)
+    assert config.method != "learned"
     big, tensors = take_layers(source.config, source.state_dict(), layers)
     scores = score(config.method, big, tensors, windows, seed=config.seed, reporter=reporter)
     kept = choose(scores, shape)
@@ -112,19 +117,44 @@ def inherit(
     )
 
 
+def _dropped(
+    source: Checkpoint,
+    shape: ModelConfig,
+    config: InheritConfig,
+    windows: Tensor,
+    masks: MaskState | None,
+    reporter: Reporter,
+) -> list[Dropped]:
+    """Return the layers that go before neurons are chosen."""
+    if config.layers_method == "learned":
+        return []
+    if masks is not None and masks.dropped is not None:
+        return masks.dropped
+    return choose_layers(
+        config.layers_method,
+        source.config,
+        source.state_dict(),
+        windows,
+        shape.num_hidden_layers,
+        seed=config.seed,
+        reporter=reporter,
+    )
+
+
 def _learned(
     source: Checkpoint,
     layers: list[int],
     shape: ModelConfig,
     config: InheritConfig,
     shards: Shards,
+    masks: MaskState,
     reporter: Reporter,
 ) -> Student:
     """Return the student that masks over `layers` of the source come to."""
     big, tensors = take_layers(source.config, source.state_dict(), layers)
     length = min(_MASK_WINDOW, trained_length(source))
     learner = Learner(big, tensors, shape, shards.train, config, length)
-    learn(learner, config, f"{source.sha256} {shards.sha256} {layers}", reporter)
+    learn(learner, config, masks, reporter)
     places, kept = kept_of(learner.settled(), big)
     thin, trained = take_layers(big, learner.tensors(), places)
     return Student(

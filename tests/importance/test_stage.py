@@ -1,10 +1,8 @@
-import contextlib
 import json
 
 import pytest
 
 from edgetiny.config.model import ImportanceConfig
-from edgetiny.console import Reporter
 from edgetiny.data import Shards
 from edgetiny.errors import ConfigError
 from edgetiny.importance.skips import skip_losses
@@ -51,22 +49,8 @@ def test_a_model_of_one_layer_has_a_page_that_says_why_it_has_no_chart(
     assert "<polyline" not in page
 
 
-class Steps(Reporter):
-    """A reporter that keeps its tasks: their names, how far they go, and how far they went."""
-
-    def __init__(self):
-        super().__init__(quiet=True)
-        self.tasks = {}
-
-    @contextlib.contextmanager
-    def task(self, name, total=None):
-        with super().task(name, total) as task:
-            yield task
-        self.tasks[name] = (task._done, total)
-
-
-def test_progress_is_shown_of_all_that_takes_long(make_checkpoint, data):
-    reporter, source = Steps(), make_checkpoint(num_hidden_layers=3)
+def test_progress_is_shown_of_all_that_takes_long(make_checkpoint, data, counting_reporter):
+    reporter, source = counting_reporter, make_checkpoint(num_hidden_layers=3)
     settings = {"source": source.path, "data": data, "calibration_tokens": 100}
     run(ImportanceConfig(layers=True, neurons=True, **settings), reporter)
     methods = {f"scoring neurons by {name}" for name in ("l1", "l2", "activation", "taylor")}

@@ -1,5 +1,4 @@
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -77,12 +76,27 @@ def test_a_killed_run_goes_on_to_the_same_bits(make_checkpoint, data, tmp_path):
     assert [row["step"] for row in rows] == list(range(1, 161))
 
 
-def test_resuming_with_other_settings_is_refused(make_checkpoint, data, tmp_path):
-    source = make_checkpoint()
-    run(learned(source, data, tmp_path / "out"))
-    shutil.rmtree(tmp_path / "out")
+def test_masks_of_an_earlier_run_are_seen_before_anything_is_scored(
+    make_checkpoint, data, tmp_path, counting_reporter
+):
+    source, few = make_checkpoint(num_hidden_layers=3), {"num_hidden_layers": 2}
+    first = run(learned(source, data, tmp_path / "out", **few), counting_reporter)
+    assert {"scoring 3 layers", "learning masks"} == counting_reporter.tasks.keys()
+    (tmp_path / "out").rename(tmp_path / "first")
+    counting_reporter.tasks.clear()
     with pytest.raises(ConfigError, match="other settings"):
-        run(learned(source, data, tmp_path / "out", resume=True, seed=1))
+        run(learned(source, data, tmp_path / "out", resume=True, seed=1, **few), counting_reporter)
+    other = make_checkpoint("other", num_hidden_layers=3, seed=1)
+    with pytest.raises(ConfigError, match="other source or text"):
+        run(learned(other, data, tmp_path / "out", resume=True, **few), counting_reporter)
+    with pytest.raises(ConfigError, match=r"out\.masks exists"):
+        run(learned(source, data, tmp_path / "out", **few), counting_reporter)
+    assert counting_reporter.tasks == {}
+    # Asked to go on, it has the layers' choice from the first run.
+    again = run(learned(source, data, tmp_path / "out", resume=True, **few), counting_reporter)
+    assert counting_reporter.tasks == {"learning masks": (160, 160)}
+    assert again.lineage["metrics"] == first.lineage["metrics"]
+    assert Checkpoint.open(tmp_path / "first").sha256 == again.sha256
 
 
 def test_masks_that_do_not_come_to_the_shape_fail(make_checkpoint, data, tmp_path):
