@@ -119,8 +119,10 @@ STUDENT_AXES = (
 
 
 ScoreMethod = Literal["l1", "l2", "taylor", "activation", "random"]
-NeuronMethod = Literal["l1", "l2", "taylor", "activation", "learned", "random"]
+NeuronMethod = Literal[ScoreMethod, "learned"]
 LayersMethod = Literal["greedy", "one-shot", "block", "cosine", "learned", "random"]
+Grouping = Literal["adjacent", "similarity"]
+Pool = Literal["mean", "first", "random", "aligned"]
 
 MASK_SETTINGS: dict[str, float] = {
     "mask_steps": 400,
@@ -143,6 +145,11 @@ class InheritConfig(Config):
         help="token shards: training text chooses, held-out text gives the loss before and after"
     )
     out: Path = setting(help="checkpoint folder to write")
+    tokenizer: Path | None = setting(
+        None,
+        "compact tokenizer made of the source's (edgetiny tokenizer compress): only its rows of"
+        " embedding and head are inherited; --data are shards of it",
+    )
     to: Path | None = setting(
         None, "the student's whole shape: a TOML file of edgetiny design, or the name of a preset"
     )
@@ -244,10 +251,10 @@ class GqaConfig(Config):
     source: Path = setting(help="checkpoint folder to convert", argument=True)
     groups: int = setting(help="key/value heads of the result", minimum=1)
     out: Path = setting(help="checkpoint folder to write")
-    grouping: Literal["adjacent", "similarity"] = setting(
+    grouping: Grouping = setting(
         "adjacent", "heads that share: neighbours, or those nearest on calibration text"
     )
-    pool: Literal["mean", "first", "random", "aligned"] = setting(
+    pool: Pool = setting(
         "mean",
         "a group's shared head: its mean, its first, one drawn at random, or the best one up to"
         " turns that attention does not see, with the output projection refitted",

@@ -23,6 +23,7 @@ from edgetiny.inherit.masks import kept_of
 from edgetiny.inherit.neurons import choose
 from edgetiny.inherit.shape import student_shape
 from edgetiny.inherit.surgery import cut, cut_shape
+from edgetiny.inherit.teacher import open_teacher
 from edgetiny.model import Transformer, build_model
 
 _MASK_WINDOW = 512
@@ -49,10 +50,11 @@ def run(config: InheritConfig, reporter: Reporter = QUIET) -> Checkpoint:
     tokenizer or shorter than a window of text, CheckpointError for weights that are not finite.
     """
     refuse_existing(config.out, overwrite=config.overwrite)
-    source = Checkpoint.open(config.source)
+    teacher = open_teacher(config)
+    source = teacher.checkpoint
     shape = student_shape(source.config, config)
     shards = Shards.open(config.data)
-    check_same_tokenizer(source.path, source.config.vocab_size, shards)
+    check_same_tokenizer(teacher.tokenizer, source.config.vocab_size, shards)
     masks = None
     if config.method == "learned":
         masks = MaskState(config, f"{source.sha256} {shards.sha256}")
@@ -70,9 +72,10 @@ def run(config: InheritConfig, reporter: Reporter = QUIET) -> Checkpoint:
             stage="inherit",
             settings=config.as_json(),
             parent=source,
-            tokenizer=source.path,
+            tokenizer=teacher.tokenizer,
             metrics=metrics,
         )
+        teacher.adopt(folder)
     return Checkpoint.open(config.out)
 
 

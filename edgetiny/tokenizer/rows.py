@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgetiny.checkpoint import LazyTensors, ModelConfig, write_checkpoint
+from edgetiny.checkpoint import Checkpoint, LazyTensors, ModelConfig, write_checkpoint
 from edgetiny.checkpoint.folder import GENERATION_FILE
 from edgetiny.files import read_json, write_json
 from edgetiny.tokenizer.compact import MAP_FILE
@@ -85,22 +85,36 @@ def write_remade_checkpoint(
     """
     checkpoint = source.checkpoint
     assert checkpoint is not None
-    makers = {name: functools.partial(checkpoint.tensor, name) for name in checkpoint.names()}
-    remade = {
-        name: functools.partial(_remade, makers[name], row_map)
-        for name in _ROWS_BY_TOKEN
-        if name in makers
-    }
+    remade = remade_checkpoint(checkpoint, row_map)
     write_checkpoint(
         folder,
-        _config(checkpoint.config, row_map),
-        LazyTensors(makers | remade),
+        remade.config,
+        LazyTensors({name: functools.partial(remade.tensor, name) for name in remade.names()}),
         stage=stage,
         settings=settings,
         parent=checkpoint,
         tokenizer=tokenizer.path.parent,
         metrics=metrics,
     )
+    adopt_rows(folder, source, tokenizer, row_map)
+
+
+def remade_checkpoint(checkpoint: Checkpoint, row_map: RowMap) -> Checkpoint:
+    """Return a checkpoint with other rows of embedding and head, made when they are asked for.
+
+    Its path, and so its hash and lineage, stay those of the folder that it is read from.
+    """
+    makers = {name: functools.partial(checkpoint.tensor, name) for name in checkpoint.names()}
+    remade = {
+        name: functools.partial(_remade, makers[name], row_map)
+        for name in _ROWS_BY_TOKEN
+        if name in makers
+    }
+    return Checkpoint(checkpoint.path, _config(checkpoint.config, row_map), makers | remade)
+
+
+def adopt_rows(folder: Path, source: Source, tokenizer: Tokenizer, row_map: RowMap) -> None:
+    """Say in a checkpoint folder, written already, what the rows and special ids have become."""
     declare_rows(folder, row_map.n_rows)
     _rewrite_ids(folder, source, tokenizer, row_map.new)
 

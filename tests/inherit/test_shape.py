@@ -88,7 +88,7 @@ def test_a_design_gives_every_axis_and_the_rest_stays(design):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"vocab_size": 96}, "96 rows, the source 97; first edgetiny tokenizer compress"),
+        ({"vocab_size": 96}, "96 rows, the source 97; give --tokenizer"),
         ({"head_dim": 4}, "head_dim = 4, the source 8"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings = False, the source True"),
         ({"hidden_size": 33}, "--hidden-size 33 .*at most 32"),
