@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from edgetiny.config.base import Config, setting
+from edgetiny.config.model import Grouping
 from edgetiny.errors import ConfigError
 
 Format = Literal["onnx", "executorch", "gguf"]
@@ -61,7 +62,7 @@ class ExportConfig(Config):
     gqa_groups: int | None = setting(
         None, "merge the key/value heads to this many on the way out", minimum=1
     )
-    gqa_grouping: Literal["adjacent", "similarity"] | None = setting(
+    gqa_grouping: Grouping | None = setting(
         None,
         "heads that --gqa-groups lets share: neighbours (adjacent, the default), or those nearest"
         " on calibration text (similarity)",

@@ -3,14 +3,14 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from torch import Tensor
 
 from edgetiny.checkpoint import Checkpoint, LazyTensors, ModelConfig
+from edgetiny.config.model import Grouping, Pool
 from edgetiny.console import QUIET, Reporter
 from edgetiny.gqa.calibrate import LayerReport, align, find_groupings
-from edgetiny.gqa.pool import Pool, to_gqa
+from edgetiny.gqa.pool import PlainPool, to_gqa
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,8 +18,8 @@ class Merge:
     """Which heads share a key/value head, and how it comes of theirs. seed: of pool "random"."""
 
     groups: int
-    grouping: Literal["adjacent", "similarity"] = "adjacent"
-    pool: Literal["mean", "first", "random", "aligned"] = "mean"
+    grouping: Grouping = "adjacent"
+    pool: Pool = "mean"
     seed: int = 0
 
     @property
@@ -69,7 +69,7 @@ def convert(
     return Converted(shape=shape, tensors=tensors, reports=reports)
 
 
-def _plain(merge: Merge) -> Pool:
+def _plain(merge: Merge) -> PlainPool:
     assert merge.pool != "aligned"
     return merge.pool
 

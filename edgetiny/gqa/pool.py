@@ -20,7 +20,7 @@ from edgetiny.checkpoint.model_config import divisors
 from edgetiny.errors import ConfigError
 from edgetiny.gqa.grouping import Grouping, adjacent
 
-Pool = Literal["mean", "first", "random"]
+PlainPool = Literal["mean", "first", "random"]
 
 _POOLED = ("k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias")
 _QUERY_ROWS = ("q_proj.weight", "q_proj.bias")
@@ -31,7 +31,7 @@ def to_gqa(
     checkpoint: Checkpoint,
     groups: int,
     *,
-    pool: Pool = "mean",
+    pool: PlainPool = "mean",
     groupings: Sequence[Grouping] | None = None,
     seed: int = 0,
 ) -> tuple[ModelConfig, Mapping[str, Tensor]]:
@@ -75,7 +75,11 @@ def check_groups(checkpoint: Checkpoint, groups: int) -> None:
 
 
 def pool_kv_heads(
-    weight: Tensor, grouping: Grouping, head_dim: int, pool: Pool, seed: tuple[int, int] = (0, 0)
+    weight: Tensor,
+    grouping: Grouping,
+    head_dim: int,
+    pool: PlainPool,
+    seed: tuple[int, int] = (0, 0),
 ) -> Tensor:
     """Make one key (or value) head of each group.
 

@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgetiny.checkpoint import ModelConfig
+from edgetiny.config.export import Method
 from edgetiny.errors import CheckpointError, DataError
 from edgetiny.model import Fresh, Layer, RMSNorm, Stream, stream_layers
 from edgetiny.quantize.blocks import BlockWeight
 from edgetiny.quantize.gptq import quantize_gptq
 from edgetiny.quantize.kv import KVScales, fit_scales
-from edgetiny.quantize.scheme import Method, Scheme
+from edgetiny.quantize.scheme import Scheme
 from edgetiny.quantize.simulate import as_fp32
 from edgetiny.quantize.weights import HEAD, TABLE, Stored, Weights, check_finite
 

@@ -1,14 +1,9 @@
 """How the weights and the KV cache are stored: everything that decides their bytes but the text."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from edgetiny.config.export import Kernel, KvDtype, Method, Precision
 from edgetiny.errors import ConfigError
-
-WeightPrecision = Literal["fp32", "fp16", "int8", "int4"]
-Kernel = Literal["weight_only", "dynamic"]
-KVPrecision = Literal["fp32", "fp16", "int8"]
-Method = Literal["rtn", "hqq", "gptq"]
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 16, 256
 
@@ -17,7 +12,7 @@ SMALLEST_BLOCK, LARGEST_BLOCK = 16, 256
 class Scheme:
     """Storage of every matrix; norms and biases stay as they are."""
 
-    precision: WeightPrecision
+    precision: Precision
     kernel: Kernel = "weight_only"
     """Weights alone in integers, or activations too. At int8 a scale per block or per output
     channel accordingly; int4 is stored in blocks either way, and becomes channels when it loads."""
@@ -25,7 +20,7 @@ class Scheme:
     """Weights that share a scale, a power of two. A scale per channel has no use for it."""
     method: Method = "rtn"
     """How int4 is rounded: to the nearest, by scales fitted without text, or by `calibrate`."""
-    kv: KVPrecision = "fp32"
+    kv: KvDtype = "fp32"
     """Storage of keys and values; int8 needs scales from `calibrate`."""
 
     def __post_init__(self) -> None:
