@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 import edgetiny
@@ -19,6 +17,7 @@ from edgetiny.checkpoint.folder import (
     Checkpoint,
 )
 from edgetiny.checkpoint.model_config import ModelConfig, parameter_shapes
+from edgetiny.checkpoint.stream import stream_tensors
 from edgetiny.files import write_json
 
 SHARD_BYTES = 5 * 10**9
@@ -37,7 +36,7 @@ def write_checkpoint(
 ) -> None:
     """Write a whole checkpoint into an existing folder; call it inside `atomic_folder`.
 
-    tensors: every name of `parameter_shapes(config)`, all of one dtype; read one shard at a time.
+    tensors: every name of `parameter_shapes(config)`, all of one dtype; asked for one at a time.
     settings, metrics: JSON values, kept in `edgetiny.json` with the lineage of `parent`.
     tokenizer: folder whose tokenizer files are copied, if any.
     Raises OSError when the disk refuses.
@@ -71,7 +70,9 @@ def write_weights(folder: Path, config: ModelConfig, tensors: Mapping[str, Tenso
         file = "model.safetensors"
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_tensors(folder / file, {name: tensors[name] for name in names})
+        stream_tensors(
+            folder / file, {name: (dtype, shapes[name]) for name in names}, tensors.__getitem__
+        )
         weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
         total = sum(torch.Size(shape).numel() for shape in shapes.values()) * dtype.itemsize
@@ -82,17 +83,8 @@ def write_weights(folder: Path, config: ModelConfig, tensors: Mapping[str, Tenso
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file. Raises OSError when the disk refuses."""
-    alone = {name: _alone(tensor) for name, tensor in tensors.items()}
-    try:
-        save_file(alone, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(None, f"{error}", str(path)) from error
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """Return the tensor contiguous and with a storage of its own, as safetensors wants it."""
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+    specs = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    stream_tensors(path, specs, tensors.__getitem__)
 
 
 def generation_config(config: ModelConfig, parent: Checkpoint | None) -> dict[str, Any]:
