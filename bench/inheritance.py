@@ -187,7 +187,7 @@ class Experiment:
                     threads=torch.get_num_threads(),
                     precision=self.options.precision,
                     seed=1000 + seed,
-                    eval_every=max(1, steps // 20),
+                    eval_every=max(1, steps // 10),
                     # train shares these among the groups; step 0 takes so many of each.
                     eval_tokens=self.options.eval_tokens * len(self.shards.valid.groups),
                     save_every=200,
