@@ -195,6 +195,7 @@ class InheritConfig(Config):
         None, "steps between saves into OUT.masks (default: 100)", minimum=1
     )
     seed: int = setting(0, "seed of what is chosen at random, and of masks", minimum=0)
+    threads: int = setting(0, "CPU threads; 0 leaves PyTorch's default", minimum=0)
     resume: bool = setting(False, "go on from the masks saved in OUT.masks")
     overwrite: bool = setting(False, "replace --out if it exists")
 
@@ -235,6 +236,7 @@ class ImportanceConfig(Config):
     calibration_tokens: int = setting(16_384, "tokens of text to score with", minimum=1)
     out: Path | None = setting(None, "JSON file to write")
     report: Path | None = setting(None, "HTML file to write")
+    threads: int = setting(0, "CPU threads; 0 leaves PyTorch's default", minimum=0)
     overwrite: bool = setting(False, "replace --out and --report if they exist")
 
     def check(self) -> None:
@@ -272,6 +274,7 @@ class GqaConfig(Config):
     )
     eval_tokens: int = setting(65_536, "most held-out tokens to score per text", minimum=1)
     seed: int = setting(0, "seed of --pool random", minimum=0)
+    threads: int = setting(0, "CPU threads; 0 leaves PyTorch's default", minimum=0)
     overwrite: bool = setting(False, "replace --out if it exists")
 
     @property

@@ -16,6 +16,7 @@ from edgetiny.gqa.calibrate import calibration_windows
 from edgetiny.gqa.convert import Converted, Merge, convert
 from edgetiny.gqa.pool import check_groups
 from edgetiny.importance.text import trained_length
+from edgetiny.measure import torch_threads
 from edgetiny.model import build_model
 
 _CONTEXT = 512
@@ -35,6 +36,13 @@ def run(config: GqaConfig, reporter: Reporter = QUIET) -> Checkpoint:
     if config.data is not None:
         shards = Shards.open(config.data)
         check_same_tokenizer(source.path, source.config.vocab_size, shards)
+    with torch_threads(config.threads):
+        return _write(source, config, shards, reporter)
+
+
+def _write(
+    source: Checkpoint, config: GqaConfig, shards: Shards | None, reporter: Reporter
+) -> Checkpoint:
     converted = _converted(source, config, shards, reporter)
     metrics: dict[str, Any] = {"kv_heads_before": source.config.num_key_value_heads}
     if converted.reports:

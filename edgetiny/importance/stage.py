@@ -17,6 +17,7 @@ from edgetiny.importance.neurons import score
 from edgetiny.importance.report import render
 from edgetiny.importance.skips import n_steps, skip_losses, turns
 from edgetiny.importance.text import text_windows, trained_length
+from edgetiny.measure import torch_threads
 
 SCHEMA_VERSION = 1
 _RUNS = (1, 2, 3)
@@ -54,8 +55,9 @@ def run(config: ImportanceConfig, reporter: Reporter = QUIET) -> Importance:
             refuse_existing(path, overwrite=config.overwrite)
     source, shards = Checkpoint.open(config.source), Shards.open(config.data)
     check_same_tokenizer(source.path, source.config.vocab_size, shards)
-    loss, layers = _layers(source, shards, config, reporter) if config.layers else (None, [])
-    neurons = _neurons(source, shards, config, reporter) if config.neurons else []
+    with torch_threads(config.threads):
+        loss, layers = _layers(source, shards, config, reporter) if config.layers else (None, [])
+        neurons = _neurons(source, shards, config, reporter) if config.neurons else []
     found = Importance(str(source.path), loss, layers, neurons)
     if config.out is not None:
         with atomic_file(config.out) as temporary:

@@ -16,7 +16,7 @@ from edgetiny.train.log import Log
 
 SCHEMA_VERSION = 1
 _STATE, _TENSORS = "mask_state.json", "mask_state.safetensors"
-_FREE = {"source", "data", "out", "mask_save_every", "resume", "overwrite"}
+_FREE = {"source", "data", "out", "mask_save_every", "threads", "resume", "overwrite"}
 
 
 class MaskState:

@@ -24,6 +24,7 @@ from edgetiny.inherit.neurons import choose
 from edgetiny.inherit.shape import student_shape
 from edgetiny.inherit.surgery import cut, cut_shape
 from edgetiny.inherit.teacher import open_teacher
+from edgetiny.measure import torch_threads
 from edgetiny.model import Transformer, build_model
 
 _MASK_WINDOW = 512
@@ -59,9 +60,10 @@ def run(config: InheritConfig, reporter: Reporter = QUIET) -> Checkpoint:
     if config.method == "learned":
         masks = MaskState(config, f"{source.sha256} {shards.sha256}")
     held_out = text_windows(shards.valid, config.calibration_tokens, trained_length(source))
-    before = mean_loss(source.config, source.state_dict(), held_out)
-    student = inherit(source, shape, config, shards, masks, reporter)
-    after = mean_loss(student.shape, student.tensors, held_out)
+    with torch_threads(config.threads):
+        before = mean_loss(source.config, source.state_dict(), held_out)
+        student = inherit(source, shape, config, shards, masks, reporter)
+        after = mean_loss(student.shape, student.tensors, held_out)
     reporter.say(f"held-out loss {before:.3f} nats per token before, {after:.3f} after the cut")
     metrics = {"loss_source": before, "loss_student": after} | student.metrics
     with atomic_folder(config.out, overwrite=config.overwrite) as folder:

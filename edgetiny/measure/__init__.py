@@ -25,6 +25,7 @@ from edgetiny.measure.peaks import (
     read_bandwidth,
 )
 from edgetiny.measure.spread import Spread, clock_ns, median, percentile, spread
+from edgetiny.measure.threads import torch_threads
 
 __all__ = [
     "GEMM_DTYPES",
@@ -53,4 +54,5 @@ __all__ = [
     "rss_bytes",
     "spread",
     "temperature_celsius",
+    "torch_threads",
 ]

@@ -11,6 +11,7 @@ from edgetiny.measure.cuda import cuda_free_bytes
 from edgetiny.measure.machine import llc_bytes
 from edgetiny.measure.memory import available_bytes
 from edgetiny.measure.spread import median
+from edgetiny.measure.threads import torch_threads
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ def read_bandwidth(threads: int, seconds: float = 1.0, device: PeakDevice = "cpu
     cache = llc_bytes() if device == "cpu" else _cuda_cache_bytes()
     size = max(_LEAST_BUFFER_BYTES, _LLC_MULTIPLE * (cache or 0))
     _require_memory(size, available_bytes() if device == "cpu" else cuda_free_bytes())
-    with _torch_threads(threads):
+    with _measuring(threads):
         buffer = torch.ones(size // 4, device=device)
         rates = _rates(_read_kernels(buffer), size, seconds, device)
         del buffer
@@ -87,7 +88,7 @@ def gemm_peak(
     int8 is `torch._int_mm`: int8 operands, int32 sums.
     """
     best = None
-    with _torch_threads(threads):
+    with _measuring(threads):
         for size in _GEMM_SIZES[device]:
             product = _gemm(dtype, size, device)
             try:
@@ -167,18 +168,13 @@ def _cuda_cache_bytes() -> int | None:
 
 
 @contextlib.contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
+def _measuring(threads: int) -> Iterator[None]:
     import torch
 
     if threads < 1:
         raise DeviceError(f"cannot measure with {threads} threads; give at least 1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(threads), torch.inference_mode():
+        yield
 
 
 def _require_memory(size: int, available: int | None) -> None:

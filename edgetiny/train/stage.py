@@ -1,8 +1,6 @@
 """`edgetiny train`: from a checkpoint folder and token shards to a trained checkpoint folder."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 
 import torch
 
@@ -14,6 +12,7 @@ from edgetiny.data import Shards
 from edgetiny.errors import ConfigError
 from edgetiny.evaluate.compatible import check_same_tokenizer
 from edgetiny.files import refuse_existing
+from edgetiny.measure import torch_threads
 from edgetiny.model import load_model
 from edgetiny.train.log import check_tensorboard
 from edgetiny.train.loop import Loop, Sources
@@ -33,7 +32,7 @@ def run(config: TrainConfig, reporter: Reporter = QUIET) -> Checkpoint:
     """
     saved = _saved_state(config, reporter)
     _check_software(config)
-    with _threads(config.threads):
+    with torch_threads(config.threads):
         sources = _open_sources(config)
         config = _with_steps(config, sources.shards, reporter)
         samples = Samples(sources.shards.train, config)
@@ -148,13 +147,3 @@ def _trainer(
     if saved is not None:
         restore_moments(model, trainer.optimizer, read_moments(config.out), saved.step)
     return trainer
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
