@@ -40,7 +40,6 @@ from edgetiny.svg import Series, line_chart
 from edgetiny.train.stage import run as train
 
 Method = Literal["l1", "l2", "taylor", "activation", "learned", "random"]
-SEEDS = (0, 1, 2)
 RATES = (1e-3, 2e-3, 4e-3)
 
 
@@ -87,7 +86,8 @@ class Experiment:
         identity = {"teacher": self.teacher.sha256, "data": self.shards.sha256} | {
             name: value
             for name, value in vars(options).items()
-            if name not in ("teacher", "data", "out", "write", "step0", "threads", "processes")
+            if name
+            not in ("teacher", "data", "out", "write", "step0", "seeds", "threads", "processes")
         }
         if self.figure("identity", lambda: identity) != identity:
             raise SystemExit(f"{options.out} holds figures of other settings; choose another --out")
@@ -295,10 +295,11 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--intermediate-size", type=int, default=352)
     parser.add_argument("--tokens", type=int, default=2_000_000, help="masks and training together")
-    parser.add_argument("--mask-steps", type=int, default=200)
+    parser.add_argument("--mask-steps", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--calibration-tokens", type=int, default=16_384)
     parser.add_argument("--eval-tokens", type=int, default=32_768)
+    parser.add_argument("--seeds", type=int, default=3, help="more may follow with the same --out")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--processes", type=int, default=1)
@@ -307,7 +308,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     one = Experiment(options)
     teacher = one.figure("teacher", lambda: one.bits(one.teacher))
-    starts = [(arm, seed) for arm in ARMS for seed in (SEEDS if arm.is_drawn else SEEDS[:1])]
+    seeds = range(options.seeds)
+    starts = [(arm, seed) for arm in ARMS for seed in (seeds if arm.is_drawn else seeds[:1])]
     step0: dict[str, list[float]] = {arm.name: [] for arm in ARMS}
     for (arm, _), bits in zip(starts, one.each("step0", starts), strict=True):
         step0[arm.name].append(bits)
@@ -321,7 +323,7 @@ def main() -> None:
         rate = one.rate()
         # Chance is the control of step 0 only: its students are not trained.
         trained = [arm for arm in ARMS if arm.method != "random"]
-        found = one.each("curve", [(arm, seed, rate) for seed in SEEDS for arm in trained])
+        found = one.each("curve", [(arm, seed, rate) for seed in seeds for arm in trained])
         curves = {arm.name: found[i :: len(trained)] for i, arm in enumerate(trained)}
         document |= {"learning_rate": rate, "curves": curves}
         lines += training_lines(curves, rate)
