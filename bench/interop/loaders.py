@@ -41,12 +41,14 @@ class Loader:
 
     greedy: the ids that it adds, or its text if it shows no ids.
     logits: (len(wanted), V) of the checkpoint's text; None of a program that shows none.
+    package: what an artefact's manifest calls it, where the manifest promises it by the shape.
     """
 
     name: str
     file: str
     greedy: Callable[[Path, Prompt], list[int] | str]
     logits: Callable[[Path, Prompt], Logits] | None = None
+    package: str | None = None
 
 
 def our_greedy(runtime: Runtime, ids: list[int]) -> list[int]:
@@ -176,8 +178,8 @@ def llama_logits(folder: Path, prompt: Prompt) -> Logits:
 LOADERS = (
     _ours("edgetiny, onnx (edgetiny layout)", "own", "onnx"),
     _ours("edgetiny, onnx (portable layout)", "portable", "onnx"),
-    Loader("onnxruntime-genai", "portable", genai_greedy, genai_logits),
-    Loader("optimum", "portable", optimum_greedy, optimum_logits),
+    Loader("onnxruntime-genai", "portable", genai_greedy, genai_logits, "onnxruntime-genai"),
+    Loader("optimum", "portable", optimum_greedy, optimum_logits, "optimum"),
     _ours("ExecuTorch, Python runtime", "pte", "executorch"),
     Loader("ExecuTorch, LLM runner", "pte", runner_text),
     Loader("llama.cpp", "gguf", llama_greedy, llama_logits),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgetiny.artefact import Artefact
 from interop.compare import compared, first_difference, first_unsaid, until_end, verdict
 from interop.loaders import LOADERS, Logits, Prompt
 
@@ -24,10 +25,14 @@ def measured(
     rows: list[Row] = []
     logits: dict[str, Logits] = {}
     texts: dict[str, list[int]] = {}
+    promised = {file: promised_loaders(folder) for file, folder in folders.items()}
     for loader in LOADERS:
         folder = folders[loader.file]
         row: Row = {"precision": precision, "loader": loader.name, "file": loader.file}
         row |= {"prompt": prompt.name, "tokens": len(prompt.wanted)}
+        if loader.package and loader.package not in promised[loader.file]:
+            rows.append(row | {"absent": f"the manifest does not promise {loader.package}"})
+            continue
         try:
             found = loader.greedy(folder, prompt)
         except ImportError as error:
@@ -50,6 +55,11 @@ def measured(
         error = compared(prompt.logits, logits[loader.file])["max_abs_error"]
         rows.append(row | verdict(prompt.logits, at, error if precision == "fp32" else None))
     return rows, pairs_of(logits, precision, prompt)
+
+
+def promised_loaders(folder: Path) -> set[str]:
+    """Return the programs that an artefact's manifest says load one of its files."""
+    return {name for model in Artefact.open(folder).models for name in model.loaders}
 
 
 def pairs_of(logits: Mapping[str, Logits], precision: str, prompt: Prompt) -> Sequence[Row]:

@@ -47,13 +47,15 @@ def models(source: Checkpoint, out: Path) -> Iterator[tuple[str, Checkpoint]]:
         )
     shape, merged = to_gqa(source, groups[-2])
     yield "MHA, tied", source
-    yield "GQA, tied", copied(source, out / "gqa-tied", shape, dict(merged))
-    for name, config, tensors in (
-        ("MHA, untied", source.config, dict(source.state_dict())),
-        ("GQA, untied", shape, dict(merged)),
+    for name, config, weights in (
+        ("GQA, untied", shape, merged),
+        ("GQA, tied", shape, merged),
+        ("MHA, untied", source.config, source.state_dict()),
     ):
-        tensors["lm_head.weight"] = head_of(tensors["model.embed_tokens.weight"])
-        config = replace(config, tie_word_embeddings=False)
+        tensors = dict(weights)
+        if name.endswith("untied"):
+            tensors["lm_head.weight"] = head_of(tensors["model.embed_tokens.weight"])
+            config = replace(config, tie_word_embeddings=False)
         yield name, copied(source, out / name.lower().replace(", ", "-"), config, tensors)
 
 
