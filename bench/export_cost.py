@@ -11,22 +11,18 @@ freed, then weights are lowered, then the artefact is verified in its own runtim
 """
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peers.engines.executorch_llm import prepare as prepare_peer
+from phases import Phases, say_phase, watch
 
 _ROOT = Path(__file__).parents[1]
-_SECONDS_BETWEEN = 0.05
-_MARK = "phase: "
 _OURS = "edgetiny"
 _LOWERING = "edgetiny, without the reference and the verification"
 _PEER = "ExecuTorch's exporter"
@@ -86,30 +82,20 @@ def export(case: str, work: Path) -> None:
     out = work / "cost" / case
     if who == _PEER:
         out.mkdir(parents=True)
-        print(f"{_MARK}export", flush=True)
+        say_phase("export")
         prepare_peer(
             checkpoint,
             out,
             {"qmode": "8da4w", "group_size": block_size, "embedding": "4,32", "batch": 1},
         )
         return
-    from edgetiny.console import Reporter, Task
-
-    class Phases(Reporter):
-        @contextlib.contextmanager
-        def task(self, name: str, total: int | None = None) -> Iterator[Task]:
-            print(f"{_MARK}{name.split()[0]}", flush=True)
-            with super().task(name, total) as task:
-                yield task
-            print(f"{_MARK}between", flush=True)
-
     from edgetiny.config.export import ExportConfig
     from edgetiny.export.stage import run
 
     settings = {"precision": precision, "block_size": block_size, "context": 1024}
     config = ExportConfig(source=checkpoint, out=out, format=(format,), **settings)
     if who == _OURS:
-        run(config, Phases(quiet=True))
+        run(config, Phases())
         return
     from edgetiny.checkpoint import Checkpoint
     from edgetiny.export.calibration import scheme_of
@@ -121,7 +107,7 @@ def export(case: str, work: Path) -> None:
     (plan,) = plans(config, opened.config)
     out.mkdir(parents=True)
     weights = Weights(opened.config, opened.state_dict(), scheme_of(plan))
-    with Phases(quiet=True).task("lowering") as task:
+    with Phases().task("lowering") as task:
         lowerer_of(plan, opened)(out, weights, plan, task.advance)
 
 
@@ -130,58 +116,19 @@ def measure(case: str, work: Path, python: Path) -> dict[str, Any]:
     shutil.rmtree(work / "cost" / case, ignore_errors=True)
     command = [str(python), __file__, "--work", str(work), "--child", case]
     environment = os.environ | {"PYTHONPATH": f"{_ROOT}:{_ROOT / 'bench'}"}
-    cpu_before = _children_seconds()
-    said, log = work / f"cost-{case}.phases", work / f"cost-{case}.log"
-    phases: dict[str, dict[str, float]] = {}
-    with said.open("w") as output, log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment)
-    before = time.perf_counter()
-    while process.poll() is None:
-        time.sleep(_SECONDS_BETWEEN)
-        now = time.perf_counter()
-        row = phases.setdefault(phase_of(said), {"seconds": 0.0, "anonymous_bytes": 0})
-        row["seconds"] += now - before
-        row["anonymous_bytes"] = max(row["anonymous_bytes"], anonymous_bytes(process.pid))
-        before = now
+    watched = watch(command, environment, work / f"cost-{case}")
     files = (file for file in (work / "cost" / case).rglob("*") if file.is_file())
     return {
         "case": case,
-        "phases": phases,
-        "seconds": sum(row["seconds"] for row in phases.values()),
-        "anonymous_bytes": max(row["anonymous_bytes"] for row in phases.values()),
+        "phases": watched.phases,
+        "seconds": watched.seconds,
+        "anonymous_bytes": watched.anonymous_bytes,
         "fp16_bytes": 2 * n_weights(work / "models" / CASES[case][0]),
         "artefact_bytes": sum(file.stat().st_size for file in files),
-        "cpu_seconds": _children_seconds() - cpu_before,
-        "failed": log.read_text()[-300:] or f"exit {process.returncode}"
-        if process.returncode
-        else None,
+        "cpu_seconds": watched.cpu_seconds,
+        "failed": watched.failed,
         "load": os.getloadavg()[0],
     }
-
-
-def _children_seconds() -> float:
-    """Return the CPU time of all children that have ended."""
-    usage = os.times()
-    return usage.children_user + usage.children_system
-
-
-def phase_of(said: Path) -> str:
-    """Return the phase that a child named last; others may print there too."""
-    lines = [line for line in said.read_text().splitlines() if line.startswith(_MARK)]
-    return lines[-1].removeprefix(_MARK) if lines else "start"
-
-
-def anonymous_bytes(pid: int) -> int:
-    """Return the anonymous memory of a process and all that descends from it."""
-    total = 0
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("RssAnon:"):
-                total = int(line.split()[1]) * 1024
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except (FileNotFoundError, ProcessLookupError):
-        return total
-    return total + sum(anonymous_bytes(int(child)) for child in children)
 
 
 def n_weights(checkpoint: Path) -> int:
