@@ -48,12 +48,19 @@ LIMITS: dict[str, Limits] = {
     "int4": Limits(logit_error=7e-1, kl_nats=2e-1, decided_agreement=0.9, loss_percent=5.0),
 }
 
-# What a narrow cache may change on top. An fp32 cache changes nothing. Of 8 bits it is as much as
-# weights of 8 bits may change: both together changed the model above by 0.04 to 0.07.
+# What a narrow cache may change on top. An fp32 cache changes nothing. What 8 bits change alone was
+# measured with fp32 weights in onnxruntime, against a cache of 32 bits over the same tokens, at
+# positions 8 to 64, 64 to 128, 128 to 256 and 256 to 512. Two models of real text (192 wide; 8
+# layers after about 4M tokens, and 4 of them trained on), held-out text and docstrings: relative
+# error 0.0035 to 0.006 up to 256, 0.005 to 0.0072 behind it; divergence 3e-5 to 1.3e-4; at worst
+# one decided token in 860 another; loss at most 0.04 %. Chinese in byte pieces: the same, loss
+# 0.12 %. Random models of deviation 0.02 and 0.1: 0.002 to 0.017, at most 1e-4, 0.01 %.
+# The limits are seven times the worst error and divergence of real text and four times its loss;
+# of the hundred tokens that are asked one may be another.
 KV_LIMITS: dict[str, Limits] = {
     "fp32": Limits(logit_error=0.0, kl_nats=0.0, decided_agreement=1.0, loss_percent=0.0),
     "fp16": Limits(logit_error=1e-2, kl_nats=1e-4, decided_agreement=1.0, loss_percent=0.1),
-    "int8": Limits(logit_error=1e-1, kl_nats=2e-2, decided_agreement=0.97, loss_percent=1.0),
+    "int8": Limits(logit_error=5e-2, kl_nats=1e-3, decided_agreement=0.98, loss_percent=0.5),
 }
 
 

@@ -84,6 +84,16 @@ def test_answers_that_are_not_numbers_fail(asked, wanted):
     )
 
 
+@pytest.mark.parametrize(("size", "passes"), [(0.03, True), (0.07, False)])
+def test_a_narrow_cache_may_change_less_than_narrow_weights(asked, wanted, size, passes):
+    noise = np.random.default_rng(1).normal(size=(2, 5, VOCAB))
+    noise *= size * wanted.logits[0].std() / noise.std()
+    given = replace(wanted, logits=[wanted.logits[0] + noise])
+    checks = compare(asked, wanted, given, limits_of("fp32", "int8")).checks
+    assert next(each for each in checks if each.check == "relative logit error").passed is passes
+    assert failed(asked, wanted, given, "int8") == []
+
+
 def test_a_loss_that_changed_by_more_than_a_percent_fails(asked, wanted):
     assert failed(asked, wanted, replace(wanted, scores=[score(100.9)])) == []
     assert failed(asked, wanted, replace(wanted, scores=[score(101.1)])) == ["change of loss (%)"]
