@@ -1,5 +1,6 @@
 """Where two texts part, how far logits are apart, and whether the one explains the other."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from interop.loaders import Logits
+
+_BYTE = re.compile("^<0x([0-7][0-9A-F])>$")
 
 
 def until_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:
@@ -28,14 +31,15 @@ def first_unsaid(
 ) -> int | None:
     """Return the first of the wanted ids that a text does not hold; None if it holds just them.
 
-    text: as ExecuTorch's LLM runner writes it, bytes that are no character by their names, the id
-    that ends it left out.
+    text: as ExecuTorch's LLM runner writes it, bytes above 127 by their names, since each is no
+    character alone, and the id that ends it left out.
     """
     from sentencepiece import SentencePieceProcessor
 
     pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).id_to_piece(
         [id for id in wanted if id not in ends]
     )
+    pieces = [_BYTE.sub(lambda found: chr(int(found[1], 16)), piece) for piece in pieces]
     texts = ["".join(pieces[:n]).replace("\u2581", " ").strip() for n in range(len(pieces) + 1)]
     if text == texts[-1]:
         return None

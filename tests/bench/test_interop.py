@@ -42,6 +42,18 @@ def test_ids_are_found_in_a_text_without_ids(tmp_path) -> None:
     assert first_unsaid(ids, "the old town the", tmp_path, {end}) is not None
 
 
+def test_bytes_are_in_a_text_as_the_runner_writes_them(tmp_path) -> None:
+    prefix = str(tmp_path / "tokenizer")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the old town"] * 50), model_prefix=prefix, vocab_size=268,
+        byte_fallback=True, minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    processor = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+    ids = processor.piece_to_id(["t", "<0x0A>", "o", "<0xE7>", "o"])
+    assert first_unsaid(ids, "t\no<0xE7>o", tmp_path, set()) is None
+    assert first_unsaid(ids, "t\nt", tmp_path, set()) == 2
+
+
 def test_only_a_gap_below_twice_the_error_is_explained() -> None:
     logits = np.array([[0.0, 3.0, 2.9], [0.0, 1.0, 5.0]])
     assert verdict(logits, 0, 0.06) == {
