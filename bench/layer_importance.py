@@ -53,7 +53,7 @@ def main() -> None:
         reporter,
     )
     document = {
-        "machine": f"{cpu_model()}, {torch.get_num_threads()} threads, torch {torch.__version__},"
+        "machine": f"{cpu_model()}, {torch.get_num_threads()} thread(s), torch {torch.__version__},"
         f" Python {platform.python_version()}",
         "teacher": teacher.summary()["shape"],
         "held_out_tokens": options.tokens,
