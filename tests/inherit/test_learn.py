@@ -1,4 +1,5 @@
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -55,6 +56,30 @@ def test_masks_come_to_the_shape(make_checkpoint, data, tmp_path, layers_method,
     assert rows[0]["open"]["hidden"] > 0.9
     assert rows[-1]["open"]["hidden"] == pytest.approx(20 / 32, abs=0.1)
     assert {*rows[0]["multipliers"]} >= {"hidden", "unit", "kv"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(50))
+def test_masks_come_to_any_shape(make_checkpoint, data, tmp_path, seed):
+    rng = random.Random(seed)
+    kv = rng.choice([2, 4, 8])
+    source = make_checkpoint(
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=kv,
+        tie_word_embeddings=rng.random() < 0.5,
+    )
+    groups = rng.randint(1, kv)
+    asked = {
+        "hidden_size": rng.randint(1, 32),
+        "num_hidden_layers": rng.randint(1, 3),
+        "intermediate_size": rng.randint(1, 44),
+        "num_attention_heads": groups * rng.randint(1, 8 // kv),
+        "num_key_value_heads": groups,
+    }
+    method = rng.choice(["greedy", "learned"])
+    result = run(learned(source, data, tmp_path / "out", layers_method=method, **asked))
+    assert {name: getattr(result.config, name) for name in asked} == asked
 
 
 @pytest.mark.slow
