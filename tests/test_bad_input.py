@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from edgetiny.cli import main
 from edgetiny.config.data import DataBuildConfig
@@ -340,3 +341,64 @@ def test_a_benchmark_that_cannot_be(
     words = [given / word if (given / str(word)).exists() else word for word in words]
     out = ["--out", tmp_path / "new" / "r.json", "--report", tmp_path / "r.html"]
     assert message in refused("bench", *words, *out)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--hidden-size", 4096, "hidden_size"),
+        ("--num-hidden-layers", 99, "num_hidden_layers"),
+        ("--intermediate-size", 4096, "intermediate_size"),
+        ("--num-attention-heads", 64, "num_attention_heads"),
+        ("--num-key-value-heads", 64, "num_key_value_heads"),
+    ],
+)
+def test_a_student_larger_than_its_teacher(
+    flag, value, said, refused, tmp_path, checkpoint, shards
+):
+    line = refused("inherit", checkpoint, "--data", shards, flag, value, "--out", tmp_path / "out")
+    assert said in line.replace("-", "_")
+
+
+def test_heads_of_a_student_that_do_not_divide(refused, tmp_path, checkpoint, shards):
+    heads = ["--num-attention-heads", 3, "--num-key-value-heads", 2]
+    line = refused("inherit", checkpoint, "--data", shards, *heads, "--out", tmp_path / "out")
+    assert "--num-attention-heads 3 cannot be reached with 2" in line
+
+
+@pytest.mark.parametrize("command", ["inherit", "importance"])
+def test_a_teacher_that_is_no_llama(command, refused, tmp_path, checkpoint, shards):
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text()) | {"model_type": "gpt2", "architectures": ["GPT2LMHead"]}
+    path.write_text(json.dumps(config))
+    arguments = {"inherit": ["--num-hidden-layers", 1], "importance": ["--layers"]}[command]
+    out = ["--out", tmp_path / "out"]
+    assert "gpt2" in refused(command, checkpoint, "--data", shards, *arguments, *out)
+
+
+@pytest.mark.parametrize("method", ["l1", "activation", "taylor"])
+def test_weights_that_are_not_finite(method, refused, tmp_path, checkpoint, shards):
+    path = checkpoint / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, path, {"format": "pt"})
+    wanted = ["--intermediate-size", 8, "--method", method, "--out", tmp_path / "out"]
+    line = refused("inherit", checkpoint, "--data", shards, *wanted)
+    assert "finite" in line or "NaN" in line
+
+
+def test_text_shorter_than_a_window(
+    refused, tmp_path, checkpoint, tmp_path_factory, tiny_tokenizer
+):
+    folder = tmp_path_factory.mktemp("short")
+    (folder / "text.txt").write_text("a\n")
+    text, out = (folder / "text.txt",), folder / "shards"
+    build(DataBuildConfig(text=text, tokenizer=tiny_tokenizer, out=out, processes=1))
+    wanted = ["--num-hidden-layers", 1, "--out", tmp_path / "out"]
+    assert "window" in refused("inherit", checkpoint, "--data", out, *wanted)
+
+
+def test_a_promise_that_no_design_keeps(refused, tmp_path, checkpoint):
+    promise = ["--max-mb", 0.000001, "--context", 64, "--out", tmp_path / "recipe.toml"]
+    line = refused("design", "--from", checkpoint, *promise)
+    assert "--max-mb" in line

@@ -26,7 +26,8 @@ def student_shape(source: ModelConfig, config: InheritConfig) -> ModelConfig:
         num_attention_heads=n_heads,
         num_key_value_heads=n_kv_heads,
     )
-    for name in STUDENT_AXES:
+    # What was asked for is named before what follows from it.
+    for name in sorted(STUDENT_AXES, key=lambda name: getattr(config, name) is None):
         wanted, there = getattr(shape, name), getattr(source, name)
         if wanted > there:
             raise ConfigError(
