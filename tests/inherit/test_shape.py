@@ -56,7 +56,7 @@ def test_heads_not_given_follow_from_those_given(source, given, heads):
         ({"num_hidden_layers": 5}, "--num-hidden-layers 5 .*at most 4"),
         ({"intermediate_size": 45}, "--intermediate-size 45 .*at most 44"),
         ({"num_attention_heads": 24}, "--num-attention-heads 24 .*at most 12"),
-        ({"num_key_value_heads": 5}, "--num-attention-heads 15 .*at most 12"),
+        ({"num_key_value_heads": 5}, "--num-key-value-heads 5 .*at most 4"),
         ({"num_attention_heads": 12, "num_key_value_heads": 6}, "--num-key-value-heads 6 .*most 4"),
         ({"num_attention_heads": 7}, "multiple of 4, or of 3"),
         ({"num_attention_heads": 5, "num_key_value_heads": 2}, "multiple of 2"),
