@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="teacher and text are made here")
     parser.add_argument("--case", choices=CASES, action="append", help="all if not given")
     parser.add_argument("--write", type=Path, help="results without suffix: .json and .md")
-    parser.add_argument("--note", default="The machine did other work.", help="how it was measured")
+    parser.add_argument("--note", default="The machine did other work", help="how it was measured")
     parser.add_argument("--child", choices=CASES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     work = args.work.resolve()
