@@ -36,6 +36,7 @@ from edgetiny.importance.text import trained_length
 from edgetiny.inherit.stage import run as inherit
 from edgetiny.init import run as init
 from edgetiny.model import load_model
+from edgetiny.page import svg_file
 from edgetiny.svg import Series, line_chart
 from edgetiny.train.stage import run as train
 
@@ -332,7 +333,7 @@ def main() -> None:
                 Series(name, [(n, bits) for n, bits in each[0]]) for name, each in curves.items()
             ]
             options.write.with_suffix(".svg").write_text(
-                line_chart(series, "tokens", "bits per byte"), encoding="utf-8"
+                svg_file(line_chart(series, "tokens", "bits per byte")), encoding="utf-8"
             )
             lines += ["", f"![bits per byte along training]({options.write.name}.svg)"]
     text = "\n".join(lines) + "\n"

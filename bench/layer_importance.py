@@ -26,6 +26,7 @@ from edgetiny.importance.skips import skip_losses
 from edgetiny.importance.stage import run as importance
 from edgetiny.importance.text import text_windows, trained_length
 from edgetiny.inherit.layers import choose_layers, kept_layers
+from edgetiny.page import svg_file
 from edgetiny.svg import Series, line_chart
 
 METHODS = [method for method in get_args(LayersMethod) if method != "learned"]
@@ -157,7 +158,7 @@ def charts(document: dict[str, Any], write: Path) -> str:
     lines = [""]
     for name, chart in drawn.items():
         path = write.with_name(f"{write.name}_{name}.svg")
-        path.write_text(chart, encoding="utf-8")
+        path.write_text(svg_file(chart), encoding="utf-8")
         lines.append(f"![{name}]({path.name})")
     return "\n".join(lines) + "\n"
 

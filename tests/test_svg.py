@@ -3,6 +3,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from edgetiny.page import svg_file
 from edgetiny.svg import Series, line_chart, tick_text, ticks
 
 
@@ -50,3 +51,12 @@ def test_no_name_of_the_legend_stands_on_the_plot_or_on_another():
 
 def test_long_numbers_are_shortened():
     assert [tick_text(value) for value in (0.5, 1500, 2e6)] == ["0.5", "1.5k", "2M"]
+
+
+def test_a_file_of_its_own_names_no_style_of_a_page():
+    chart = line_chart([Series(str(n), [(0, n), (1, n)]) for n in range(7)], "x", "y")
+    text = svg_file(chart)
+    root = ET.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "var(" not in text
+    assert all(f".s{n} {{ stroke: #" in text for n in range(7))
