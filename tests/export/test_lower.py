@@ -61,15 +61,10 @@ def lowered(folder, config, plan):
 
 
 def graph_of(folder, file="model.onnx"):
-    import onnxruntime
-
+    from edgetiny.runtimes.ort import open_session
     from edgetiny.runtimes.ort_graph import graph_of
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(folder / file, options)
-    return graph_of(session)
+    return graph_of(open_session(folder / file, 1))
 
 
 def reference(config, plan):
