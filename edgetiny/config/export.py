@@ -81,6 +81,11 @@ class ExportConfig(Config):
     allow_unverified: bool = setting(
         False, "also make what can be lowered but not run here; name and manifest say so"
     )
+    tune: bool = setting(
+        False,
+        "time the kernels that int8 and int4 weights have in ONNX on this machine, and make the"
+        " fastest; --kernel and --block-size leave it less to choose from",
+    )
     dry_run: bool = setting(
         False, "write nothing; say what each file would take, and what is refused"
     )
@@ -95,6 +100,8 @@ class ExportConfig(Config):
             raise ConfigError(
                 f"--block-size {size} is not a power of two; choose from 16, 32, 64, 128, 256"
             )
+        if self.tune and self.dry_run:
+            raise ConfigError("--tune runs what --dry-run only forecasts; leave one of them out")
         if self.device is not None and not self.dry_run:
             raise ConfigError("--device is what --dry-run predicts for; give --dry-run too")
         if self.data is not None and self.calibration_text is not None:

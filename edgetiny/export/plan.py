@@ -147,15 +147,26 @@ def candidates(config: ExportConfig, shape: ModelConfig) -> list[Plan]:
     Raises ConfigError for a setting that none of them has a use for.
     """
     context = context_of(config.context, shape)
-    made: list[Plan] = []
-    for format in dict.fromkeys(config.format):
-        for plan in _of_format(config, format, context):
-            # Graphs stay dynamic in batch: one file serves every class that has the same kernel.
-            is_twin = format != "executorch" and any(_same_but_batch(plan, old) for old in made)
-            if not is_twin:
-                made.append(plan)
+    made = [
+        plan
+        for format in dict.fromkeys(config.format)
+        for plan in _of_format(config, format, context)
+    ]
     _refuse_unused(config, made)
-    return made
+    # Each class is timed before those that want the same file are told.
+    return made if config.tune else without_twins(made)
+
+
+def without_twins(made: Sequence[Plan]) -> list[Plan]:
+    """Return the plans less those that a file before them serves as well.
+
+    Graphs stay dynamic in batch: one file serves every class that has the same kernel.
+    """
+    kept: list[Plan] = []
+    for plan in made:
+        if plan.format == "executorch" or not any(_same_but_batch(plan, old) for old in kept):
+            kept.append(plan)
+    return kept
 
 
 def require(plan: Plan, shape: ModelConfig, *, allow_unverified: bool) -> Support:

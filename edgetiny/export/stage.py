@@ -25,6 +25,7 @@ from edgetiny.export.package import (
 )
 from edgetiny.export.plan import Lowered, Plan, folder_of, is_proven, plans
 from edgetiny.export.probe import Answers, Questions
+from edgetiny.export.tune import Tuning, require_choice, tune_all
 from edgetiny.export.verify import (
     Verification,
     ask_checkpoint,
@@ -55,6 +56,8 @@ class ExportResult:
     verification: Verification
     gqa: Sequence[Mapping[str, Any]] = ()
     """Bits per byte of each text before and after key/value heads were merged, if they were."""
+    tunings: Sequence[Tuning] = ()
+    """What --tune measured."""
 
     def summary(self) -> dict[str, Any]:
         """Return what the command line prints: files, graphs, and how close they are."""
@@ -71,6 +74,7 @@ class ExportResult:
             }
             | {f"{each.name}": _model_row(each) for each in self.artefact.models}
             | ({"fewer_kv_heads": list(self.gqa)} if self.gqa else {})
+            | {f"kernels of {each.plan}": each.as_json()["trials"] for each in self.tunings}
             | self.verification.figures()
         )
 
@@ -99,19 +103,25 @@ def export(
     refuse_existing(out, overwrite=config.overwrite)
     merge = merge_of(config)
     made = plans(config, merged_shape(checkpoint, merge))
+    if config.tune:
+        require_choice(made, config)
     _require_name(out, made)
     check_calibration(config, made, checkpoint, merges_by_text=reads_text(checkpoint, merge))
-    lowerers = [lowerer_of(plan, checkpoint) for plan in made]
+    for plan in made:
+        lowerer_of(plan, checkpoint)  # what is not installed is missed now
     _say_merge(checkpoint, merge, reporter)
     say_rounding(made, config, reporter)
     source = source_of(checkpoint, merge, config, reporter)
     shape, tensors = source.shape, source.tensors
     asked = make_questions(checkpoint, shape, made, config.text, config.data)
+    tunings: list[Tuning] = []
+    if config.tune:
+        made, tunings = tune_all(made, config, shape, tensors, reporter)
     wanted = ask_checkpoint(checkpoint, shape, tensors, asked, reporter)
     gqa = [] if shape == checkpoint.config else _gqa_cost(checkpoint, asked, wanted, reporter)
     with atomic_folder(out, overwrite=config.overwrite) as folder:
         models = []
-        for plan, lower in zip(made, lowerers, strict=True):
+        for plan in made:
             inside = folder_of(plan, made)
             (folder / inside).mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="edgetiny-") as scratch:
@@ -119,6 +129,7 @@ def export(
                     checkpoint, shape, tensors, plan, config, Path(scratch), reporter
                 )
                 with reporter.task(f"lowering to {plan.name}", total=len(tensors)) as task:
+                    lower = lowerer_of(plan, checkpoint)
                     lowered = lower(folder / inside, weights, plan, task.advance)
             models.append(model_file(plan, lowered, inside, shape))
         write_companions(folder, checkpoint, shape, made)
@@ -126,11 +137,11 @@ def export(
         measured = verify(folder, models, checkpoint, asked, wanted, reporter)
         verification = replace(measured, artefact=out)
         verification.require()
-        write_json(folder / VERIFICATION, verification.as_json())
+        write_json(folder / VERIFICATION, verification.as_json() | _as_json(tunings))
         manifest = read_manifest(folder)
         card = model_card(out.name, manifest, shape, verification)
         (folder / CARD).write_text(card, encoding="utf-8")
-    return ExportResult(Artefact.open(out), verification, gqa)
+    return ExportResult(Artefact.open(out), verification, gqa, tunings)
 
 
 def lowerer_of(plan: Plan, checkpoint: Checkpoint) -> Lower:
@@ -164,6 +175,10 @@ def _gqa_cost(
         }
         for before, after in pairs
     ]
+
+
+def _as_json(tunings: Sequence[Tuning]) -> dict[str, Any]:
+    return {"tuning": [each.as_json() for each in tunings]} if tunings else {}
 
 
 def _require_name(out: Path, made: Sequence[Plan]) -> None:

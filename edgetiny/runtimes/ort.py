@@ -42,8 +42,8 @@ _LOAD_FAILURES = (
 # products of integers besides, which round the query to eight bits: docs/results/onnx_kernels.md.
 # Verification runs with them. What is set already is left alone.
 _ATTENTION = {"ORT_GQA_DISABLE_FLASH_ATTENTION": "1", "ORT_MLAS_QKGEMM_S8_APPROX_VNNI": "1"}
-# Where x86 has no VNNI, products of signed bytes are summed in pairs of sixteen bits, which overflow:
-# there this makes the weights unsigned, whose sums have the room. Elsewhere it does nothing.
+# x86 without VNNI sums products of signed bytes in pairs of 16 bits, which overflow: there this
+# makes the weights unsigned, whose sums have the room. Elsewhere it does nothing.
 _EXACT_SUMS = "session.x64quantprecision"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
