@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import edgetiny
-from edgetiny.artefact import MANIFEST, SCHEMA_VERSION, UNHASHED, ModelFile
+from edgetiny.artefact import EXACT_SUMS, MANIFEST, SCHEMA_VERSION, UNHASHED, ModelFile
 from edgetiny.checkpoint import Checkpoint, ModelConfig, parameter_shapes
 from edgetiny.checkpoint.folder import GENERATION_FILE, TOKENIZER_FILES
 from edgetiny.checkpoint.write import generation_config
@@ -50,7 +50,11 @@ def transformers_js_config(plan: Plan) -> dict[str, Any]:
 def genai_config(config: ModelConfig, context: int) -> dict[str, Any]:
     """Return onnxruntime-genai's description of the graph, with greedy search as the default."""
     decoder = {
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "session_options": {
+            "log_id": "onnxruntime-genai",
+            "provider_options": [],
+            **dict([EXACT_SUMS]),
+        },
         "filename": "model.onnx",
         "head_size": padded_head_dim(config.head_dim),
         "hidden_size": config.hidden_size,
@@ -157,13 +161,15 @@ def _loaders(plan: Plan, config: ModelConfig) -> list[str]:
     """Return the programs that load such a file and give the same text, by our tests."""
     if plan.format != "onnx" or plan.target != "cpu":
         return []
-    loaders = ["edgetiny", "onnxruntime"]
+    # Products of channels are exact on every x86 only with `EXACT_SUMS`, which these do not set.
+    by_channels = plan.kernel == "dynamic"
+    loaders = ["edgetiny"] if by_channels else ["edgetiny", "onnxruntime"]
     # Options of PanGu-pi: optimum asks transformers, which refuses; genai was not tried.
     if plan.layout != "portable" or not config.is_plain:
         return loaders
     # optimum takes head_dim to be hidden_size / heads, whatever config.json says.
     is_usual = config.head_dim * config.num_attention_heads == config.hidden_size
-    if is_usual and padded_head_dim(config.head_dim) == config.head_dim:
+    if is_usual and padded_head_dim(config.head_dim) == config.head_dim and not by_channels:
         loaders.append("optimum")
     return [*loaders, "onnxruntime-genai"]
 

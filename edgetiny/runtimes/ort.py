@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
-from edgetiny.artefact import Artefact, ModelFile
+from edgetiny.artefact import EXACT_SUMS, Artefact, ModelFile
 from edgetiny.errors import ArtefactError, ConfigError
 from edgetiny.measure import cores
 from edgetiny.runtimes.huge_pages import collapse
@@ -42,9 +42,6 @@ _LOAD_FAILURES = (
 # products of integers besides, which round the query to eight bits: docs/results/onnx_kernels.md.
 # Verification runs with them. What is set already is left alone.
 _ATTENTION = {"ORT_GQA_DISABLE_FLASH_ATTENTION": "1", "ORT_MLAS_QKGEMM_S8_APPROX_VNNI": "1"}
-# x86 without VNNI sums products of signed bytes in pairs of 16 bits, which overflow: there this
-# makes the weights unsigned, whose sums have the room. Elsewhere it does nothing.
-_EXACT_SUMS = "session.x64quantprecision"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -215,7 +212,7 @@ def open_session(
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     options.enable_profiling = profile
-    options.add_session_config_entry(_EXACT_SUMS, "1")
+    options.add_session_config_entry(*EXACT_SUMS)
     # onnxruntime maps the file, and lets go of each matrix as it packs it.
     with tempfile.TemporaryDirectory(prefix="edgetiny-") as scratch:
         graph: str | bytes = str(model)

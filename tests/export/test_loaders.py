@@ -72,6 +72,16 @@ def test_onnxruntime_genai(precision, settings, make_checkpoint, make_artefact):
     assert in_genai(folder) == ours(folder)
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_onnxruntime_genai_multiplies_channels(precision, make_checkpoint, make_artefact):
+    # On x86 without VNNI it takes a setting of the session to do so exactly.
+    checkpoint = make_checkpoint(edit=keep_scale, hidden_size=64, head_dim=16, eos_token_ids=())
+    settings = {"precision": precision, "kernel": "dynamic", "layout": "portable"}
+    folder = make_artefact(checkpoint, **settings)
+    assert Artefact.open(folder).model().loaders == ("edgetiny", "onnxruntime-genai")
+    assert in_genai(folder) == ours(folder)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.filterwarnings("ignore")
 def test_optimum(precision, make_checkpoint, make_artefact):
