@@ -169,6 +169,22 @@ def make_checkpoint(tmp_path):
     return make
 
 
+@pytest.fixture
+def keep_scale():
+    """Return an edit of `make_checkpoint`: matrices keep the size of what goes through them.
+
+    A trained model's about do. Larger random weights make attention chaotic: each rounding error
+    grows from layer to layer.
+    """
+
+    def edit(tensors):
+        for tensor in tensors.values():
+            if tensor.ndim == 2:
+                tensor /= tensor.std() * tensor.shape[1] ** 0.5
+
+    return edit
+
+
 @pytest.fixture(scope="session")
 def tiny_artefact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: "Checkpoint") -> Path:
     """Return the int8 artefact of `tiny_checkpoint`; read it, and copy it to change it."""

@@ -27,12 +27,6 @@ MODELS = {
 }
 
 
-def keep_scale(tensors):
-    for tensor in tensors.values():
-        if tensor.ndim == 2:
-            tensor /= tensor.std() * tensor.shape[1] ** 0.5
-
-
 def greedy(runtime, prompt, n_new):
     ids = [int(runtime.prefill(np.array([prompt]), np.array([len(prompt)]))[0].argmax())]
     while len(ids) < n_new:
@@ -41,7 +35,7 @@ def greedy(runtime, prompt, n_new):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_fp32_reads_back_as_the_checkpoint(model, make_checkpoint, make_artefact):
+def test_fp32_reads_back_as_the_checkpoint(model, keep_scale, make_checkpoint, make_artefact):
     checkpoint = make_checkpoint(edit=keep_scale, **MODELS[model])
     folder = make_artefact(checkpoint, format=("gguf",), precision="fp32")
     tensors = GgufTensors(folder / "model.gguf", checkpoint.config)
@@ -51,7 +45,9 @@ def test_fp32_reads_back_as_the_checkpoint(model, make_checkpoint, make_artefact
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
-def test_narrow_precisions_are_verified_and_small(precision, make_checkpoint, make_artefact):
+def test_narrow_precisions_are_verified_and_small(
+    precision, keep_scale, make_checkpoint, make_artefact
+):
     checkpoint = make_checkpoint(edit=keep_scale, **MODELS["odd"], vocab_size=2000)
     folder = make_artefact(checkpoint, format=("gguf",), precision=precision)
     artefact = Artefact.open(folder)
@@ -97,7 +93,9 @@ def llama_cpp():
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("model", MODELS)
-def test_llama_cpp_gives_the_same_text(model, precision, make_checkpoint, make_artefact, llama_cpp):
+def test_llama_cpp_gives_the_same_text(
+    model, precision, keep_scale, make_checkpoint, make_artefact, llama_cpp
+):
     checkpoint = make_checkpoint(edit=keep_scale, **MODELS[model])
     folder = make_artefact(checkpoint, format=("gguf",), precision=precision)
     engine = llama_cpp.Llama(

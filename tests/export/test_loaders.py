@@ -15,13 +15,6 @@ PROMPT = [1, 5, 9, 33]
 N_NEW = 32
 
 
-def keep_scale(tensors):
-    """Make matrices keep the size of what goes through them: larger ones do not stand int8."""
-    for tensor in tensors.values():
-        if tensor.ndim == 2:
-            tensor /= tensor.std() * tensor.shape[1] ** 0.5
-
-
 def ours(folder):
     runtime = open_runtime(folder, threads=1)
     ids = [int(runtime.prefill(np.array([PROMPT]), np.array([len(PROMPT)]))[0].argmax())]
@@ -62,7 +55,7 @@ def in_optimum(folder):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("settings", [{}, {"bias": "qkv", "head_dim": 12}], ids=["llama", "qwen2"])
-def test_onnxruntime_genai(precision, settings, make_checkpoint, make_artefact):
+def test_onnxruntime_genai(precision, settings, keep_scale, make_checkpoint, make_artefact):
     # Ids that end a text are banned by a minimum length, so no greedy text may contain one.
     checkpoint = make_checkpoint(
         edit=keep_scale, num_key_value_heads=2, eos_token_ids=(), **settings
@@ -73,7 +66,9 @@ def test_onnxruntime_genai(precision, settings, make_checkpoint, make_artefact):
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_onnxruntime_genai_multiplies_channels(precision, make_checkpoint, make_artefact):
+def test_onnxruntime_genai_multiplies_channels(
+    precision, keep_scale, make_checkpoint, make_artefact
+):
     # On x86 without VNNI it takes a setting of the session to do so exactly.
     checkpoint = make_checkpoint(edit=keep_scale, hidden_size=64, head_dim=16, eos_token_ids=())
     settings = {"precision": precision, "kernel": "dynamic", "layout": "portable"}
@@ -84,7 +79,7 @@ def test_onnxruntime_genai_multiplies_channels(precision, make_checkpoint, make_
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.filterwarnings("ignore")
-def test_optimum(precision, make_checkpoint, make_artefact):
+def test_optimum(precision, keep_scale, make_checkpoint, make_artefact):
     checkpoint = make_checkpoint(
         edit=keep_scale, num_key_value_heads=2, hidden_size=64, head_dim=16
     )

@@ -33,27 +33,19 @@ MODELS = {
 }
 
 
-def keep_scale(tensors):
-    """Make matrices keep the size of what goes through them, as a trained model's about do.
-
-    Larger random weights make attention chaotic: each rounding error grows from layer to layer.
-    """
-    for tensor in tensors.values():
-        if tensor.ndim == 2:
-            tensor /= tensor.std() * tensor.shape[1] ** 0.5
-
-
 @pytest.mark.parametrize(
     ("model", "precision"), [("gqa", "fp32"), ("mqa-qwen2", "fp16"), ("internlm", "int8")]
 )
-def test_the_artefact_answers_as_the_checkpoint(model, precision, make_checkpoint, make_artefact):
+def test_the_artefact_answers_as_the_checkpoint(
+    model, precision, keep_scale, make_checkpoint, make_artefact
+):
     export_and_check(make_checkpoint(edit=keep_scale, **MODELS[model]), precision, make_artefact)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("model", MODELS)
-def test_every_kind_of_model_exports(model, precision, make_checkpoint, make_artefact):
+def test_every_kind_of_model_exports(model, precision, keep_scale, make_checkpoint, make_artefact):
     export_and_check(make_checkpoint(edit=keep_scale, **MODELS[model]), precision, make_artefact)
 
 
@@ -126,7 +118,7 @@ def test_the_same_input_gives_the_same_bytes(tiny_checkpoint, tiny_artefact, mak
         assert (tiny_artefact / name).read_bytes() == (second / name).read_bytes(), name
 
 
-def test_several_formats_share_a_folder_and_a_card(make_checkpoint, make_artefact):
+def test_several_formats_share_a_folder_and_a_card(keep_scale, make_checkpoint, make_artefact):
     pytest.importorskip("gguf")
     folder = make_artefact(make_checkpoint(edit=keep_scale), format=("onnx", "gguf"))
     artefact = Artefact.open(folder)
@@ -141,7 +133,7 @@ def test_several_formats_share_a_folder_and_a_card(make_checkpoint, make_artefac
     assert str(folder.parent) not in card
 
 
-def test_ctrl_c_half_way_leaves_nothing(make_checkpoint, tmp_path):
+def test_ctrl_c_half_way_leaves_nothing(keep_scale, make_checkpoint, tmp_path):
     checkpoint = make_checkpoint(edit=keep_scale)
     out = tmp_path / "new" / "artefact"
     program = (

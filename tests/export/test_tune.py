@@ -18,13 +18,6 @@ SCHEMA = Path(__file__).parents[2] / "docs/schemas/verification.schema.json"
 SHAPE = {"hidden_size": 64, "head_dim": 16}
 
 
-def keep_scale(tensors):
-    """Make matrices keep the size of what goes through them: rounding errors do not grow."""
-    for tensor in tensors.values():
-        if tensor.ndim == 2:
-            tensor /= tensor.std() * tensor.shape[1] ** 0.5
-
-
 def kinds(made):
     return [(plan.kernel, plan.block_size) for plan in made]
 
@@ -123,7 +116,7 @@ def test_classes_that_chose_one_kernel_share_a_file(tiny_config):
     assert [plan.batch for plan in without_twins(same)] == [1]
 
 
-def test_the_artefact_says_what_was_timed(make_checkpoint, make_artefact):
+def test_the_artefact_says_what_was_timed(keep_scale, make_checkpoint, make_artefact):
     checkpoint = make_checkpoint(edit=keep_scale, **SHAPE)
     folder = make_artefact(checkpoint, precision="int8", batch=(2,), tune=True)
     verification = json.loads((folder / "verification.json").read_text())
