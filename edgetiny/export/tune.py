@@ -121,8 +121,8 @@ def tune(
 ) -> tuple[Plan, Tuning | None]:
     """Return the plan with the kernel that decodes fastest here, and what was measured.
 
-    Weights are rounded plainly and the cache is filled at random: neither decides the speed. Two
-    files at a time lie in the temporary folder and in memory.
+    Weights are rounded plainly and the cache is filled at random: neither decides the speed. One
+    file at a time lies in the temporary folder, two models in memory.
     """
     ways = choices(plan, config)
     if len(ways) == 1:
@@ -158,6 +158,7 @@ def contest(
         measured.append((side_ms, ratio * measured[best_way][1]))
         if ratio < 1 - _GAIN:
             best, best_way = side, way
+        del side  # before the next is loaded: two are held, not three
         advance()
     return [
         Trial(
