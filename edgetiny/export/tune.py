@@ -127,13 +127,8 @@ def tune(
     ways = choices(plan, config)
     if len(ways) == 1:
         return plan, None
-    with (
-        tempfile.TemporaryDirectory(prefix="edgetiny-") as scratch,
-        reporter.task(f"timing kernels of {plan.name}", total=len(ways) - 1) as task,
-    ):
-        trials = contest(
-            ways, lambda way: _Loaded(way, shape, tensors, Path(scratch)), task.advance
-        )
+    with reporter.task(f"timing kernels of {plan.name}", total=len(ways) - 1) as task:
+        trials = contest(ways, lambda way: _Loaded(way, shape, tensors), task.advance)
     chosen = next(way for way, trial in zip(ways, trials, strict=True) if trial.chosen)
     return chosen, Tuning(
         plan=plan.name, machine=cpu_model(), threads=cores(), trials=tuple(trials)
@@ -175,16 +170,14 @@ def contest(
 class _Loaded:
     """A plan's graph, loaded, with a cache of random contents."""
 
-    def __init__(
-        self, plan: Plan, shape: ModelConfig, tensors: Mapping[str, Tensor], scratch: Path
-    ) -> None:
+    def __init__(self, plan: Plan, shape: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
         # onnxruntime takes a while to import, and only this needs it.
         from edgetiny.export.lower import lower_onnx
         from edgetiny.runtimes.ort import open_session
         from edgetiny.runtimes.ort_graph import graph_of
 
         plain = replace(plan, method="rtn")
-        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        with tempfile.TemporaryDirectory(prefix="edgetiny-") as folder:
             weights = Weights(shape, tensors, scheme_of(plain), kv_scales=_ones(plan, shape))
             lowered = lower_onnx(Path(folder), weights, plain, _no_progress)
             is_expanded = (plan.precision, plan.kernel) == ("int4", "dynamic")
