@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
-_KEY = ("phase", "round", "slot", "model", "batch", "setting", "identity", "new_tokens")
+_KEY = ("phase", "round", "slot", "model", "batch", "bits", "setting", "identity", "new_tokens")
 
 
 class Store:

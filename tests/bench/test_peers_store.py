@@ -13,6 +13,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "slot": 0,
         "model": "A",
         "batch": 20,
+        "bits": 8,
         "setting": "an engine",
         "identity": "abc",
         "new_tokens": 510,
@@ -38,6 +39,7 @@ def test_anything_else_is_another_run(tmp_path: Path) -> None:
         {"identity": "def"},
         {"new_tokens": 254},
         {"slot": 1},
+        {"bits": 4},
     ):
         assert not store.has(row(**changed), retry=False)
 
