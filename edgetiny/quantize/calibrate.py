@@ -39,7 +39,8 @@ def calibrate(
     GPTQ's matrices are written to `scratch`, a folder that must live as long as what is returned.
     One layer's weights are in memory at a time, and the hidden states of all tokens.
     advance: called after each layer.
-    Raises DataError for tokens that are too few or beyond the vocabulary.
+    Raises DataError for tokens that are too few or beyond the vocabulary, CheckpointError for
+    weights that are not finite.
     """
     _check_tokens(config, tokens)
     passage = _Passage(config, tensors, scheme, tokens, scratch)
@@ -85,6 +86,11 @@ class _Passage:
         if self._scheme.kv == "int8":
             self.key_scales.append(_key_scales(torch.cat(keys)))
             self.value_scales.append(fit_scales(torch.cat(values), (0, 2))[0, :, 0])
+            if not torch.cat((self.key_scales[-1], self.value_scales[-1])).isfinite().all():
+                raise CheckpointError(
+                    f"keys or values of layer {index} are not finite on the calibration text;"
+                    " edgetiny inspect says which weights are not"
+                )
 
     @torch.inference_mode()
     def finish(self) -> None:

@@ -23,7 +23,7 @@ def quantize_hqq(weight: Tensor, block_size: int) -> BlockWeight:
     blocks = cut_blocks(weight, block_size)
     plain = largest_scales(blocks, 4, torch.float16).float()
     # The penalty is in units of the weights; blocks of any size are fitted alike.
-    units = torch.where(plain > 0, plain, torch.ones_like(plain))
+    units = torch.where(plain != 0, plain, torch.ones_like(plain))  # NaN stays, to be seen
     fitted = _fit(blocks / units[..., None])  # (N, n_blocks), about 1
     return round_blocks(blocks, (units * fitted).half(), 4, weight.shape[1])
 

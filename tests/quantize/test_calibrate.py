@@ -118,7 +118,7 @@ def test_windows_beyond_the_models_context_are_refused(tiny_checkpoint, tmp_path
         calibrated(tiny_checkpoint, tokens, tmp_path, precision="int8", kv="int8")
 
 
-@pytest.mark.parametrize("method", ["gptq", "rtn"])
+@pytest.mark.parametrize("method", ["gptq", "rtn", "hqq"])
 def test_weights_that_are_not_finite_are_named(make_checkpoint, tokens, tmp_path, method):
     name = "model.layers.1.mlp.up_proj.weight"
 
@@ -128,3 +128,15 @@ def test_weights_that_are_not_finite_are_named(make_checkpoint, tokens, tmp_path
     checkpoint = make_checkpoint(edit=spoil)
     with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj"):
         calibrated(checkpoint, tokens % 97, tmp_path, precision="int4", method=method, kv="int8")
+
+
+@pytest.mark.parametrize("part", ["k_proj", "v_proj"])
+def test_keys_and_values_that_are_not_finite_are_refused_by_their_layer(
+    make_checkpoint, tokens, tmp_path, part
+):
+    def spoil(tensors):
+        tensors[f"model.layers.1.self_attn.{part}.bias"][3] = float("nan")
+
+    checkpoint = make_checkpoint(bias="qkv", edit=spoil)
+    with pytest.raises(CheckpointError, match=r"keys or values of layer 1 are not finite"):
+        calibrated(checkpoint, tokens % 97, tmp_path, precision="fp32", kv="int8")

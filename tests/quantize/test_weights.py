@@ -58,7 +58,12 @@ def test_nothing_is_read_before_it_is_asked_for(tiny_checkpoint):
 
 @pytest.mark.parametrize(
     "scheme",
-    [{"precision": "int8"}, {"precision": "int4"}, {"precision": "int8", "kernel": "dynamic"}],
+    [
+        {"precision": "int8"},
+        {"precision": "int4"},
+        {"precision": "int4", "method": "hqq"},
+        {"precision": "int8", "kernel": "dynamic"},
+    ],
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_named(make_checkpoint, scheme, value):
