@@ -61,6 +61,11 @@ class Way:
         """How a table calls it."""
         return f"{self.grouping} {self.pool}{'' if self.refit else ', o_proj not refitted'}"
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether text decides what is merged, or how."""
+        return self.grouping == "similarity" or self.pool == "aligned"
+
 
 MEAN, BEST = Way("adjacent", "mean"), Way("similarity", "aligned")
 WAYS = (
@@ -104,7 +109,7 @@ class Measured:
             grouping=way.grouping,
             pool=way.pool,
             data=self.shards.path,
-            calibration_tokens=self.options.calibration_tokens,
+            calibration_tokens=self.options.calibration_tokens if way.reads_text else None,
             # The bits are measured here, on more text.
             eval_tokens=2,
             out=self.options.out / f"seed{self.seed}-{groups}-{name}",

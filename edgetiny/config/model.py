@@ -266,13 +266,17 @@ class GqaConfig(Config):
         "token shards: training text calibrates, held-out text gives bits per byte before and"
         " after; similarity and aligned need them",
     )
-    calibration_tokens: int = setting(32_768, "tokens of calibration text", minimum=1)
+    calibration_tokens: int | None = setting(
+        None, "tokens of calibration text (default: 32768)", minimum=1
+    )
     context: int | None = setting(
         None,
         "tokens of a window of text; up to 512 of those the model was trained on if not given",
         minimum=2,
     )
-    eval_tokens: int = setting(65_536, "most held-out tokens to score per text", minimum=1)
+    eval_tokens: int | None = setting(
+        None, "most held-out tokens to score per text (default: 65536)", minimum=1
+    )
     seed: int = setting(0, "seed of --pool random", minimum=0)
     threads: int = setting(0, "CPU threads; 0 leaves PyTorch's default", minimum=0)
     overwrite: bool = setting(False, "replace --out if it exists")
@@ -286,6 +290,16 @@ class GqaConfig(Config):
         if self.data is None and self.needs_text:
             flag = "--pool aligned" if self.pool == "aligned" else "--grouping similarity"
             raise ConfigError(f"{flag} needs --data: token shards to calibrate with")
+        for name in ("context", "eval_tokens"):
+            if self.data is None and getattr(self, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{flag} needs --data: without text there are no windows")
+        if self.calibration_tokens is not None and not self.needs_text:
+            raise ConfigError(
+                "--calibration-tokens is for --grouping similarity or --pool aligned; leave it out"
+            )
+        if self.seed and self.pool != "random":
+            raise ConfigError("--seed is for --pool random; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

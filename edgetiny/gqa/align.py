@@ -20,7 +20,8 @@ from edgetiny.gqa.grouping import Grouping
 from edgetiny.gqa.moments import Moments, as_pairs
 from edgetiny.gqa.pool import follow
 
-# Of the largest: a direction that matters less is as good as unused, and must not be divided by.
+# Of a group's largest: a direction that matters less is as good as unused, and must not be divided
+# by. In a head that the output projection does not read, that is every direction.
 _NEGLIGIBLE = 1e-10
 
 
@@ -52,7 +53,7 @@ def share(moments: Moments, heads: Sequence[int]) -> Shared:
 def _shared_key(moments: Moments, heads: Tensor) -> tuple[Tensor, Tensor]:
     """Minimise the sum of weight * |key - gain * shared|^2, pair by pair."""
     weights = moments.key_weights[heads].T  # (P, S)
-    roots = weights.clamp(min=_NEGLIGIBLE * float(weights.max()) + 1e-300).sqrt()
+    roots = _floored(weights).sqrt()
     covariance = moments.keys[:, heads][:, :, heads]  # (P, S, S)
     _, vectors = torch.linalg.eigh(covariance * roots[:, :, None] * roots[:, None, :])
     first = vectors[:, :, -1]  # (P, S)
@@ -89,9 +90,14 @@ def _shared_value(moments: Moments, heads: Tensor) -> tuple[Tensor, Tensor]:
 def _roots(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Return the symmetric square roots of positive matrices (S, n, n), and their inverses."""
     energies, vectors = torch.linalg.eigh(matrices)
-    floor = _NEGLIGIBLE * energies[:, -1:].clamp(min=1e-300)
-    roots = energies.clamp(min=0).maximum(floor).sqrt()  # (S, n)
+    roots = _floored(energies).sqrt()  # (S, n)
     return (vectors * roots[:, None]) @ vectors.mT, (vectors / roots[:, None]) @ vectors.mT
+
+
+def _floored(energies: Tensor) -> Tensor:
+    """Return energies, none below a negligible share of the largest; of one, if all are zero."""
+    largest = float(energies.max())
+    return energies.clamp(min=_NEGLIGIBLE * (largest if largest > 0 else 1.0))
 
 
 def plain_mean(n_heads: int, head_dim: int) -> Shared:

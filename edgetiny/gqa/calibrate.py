@@ -24,7 +24,7 @@ from edgetiny.gqa.refit import OutputFit
 from edgetiny.gqa.trial import Trial
 from edgetiny.model import Layer, Stream, open_layer, stream_layers
 
-_TRIAL_WINDOWS = 8
+_TRIAL_TOKENS = 4096
 
 
 def calibration_windows(tokens: Tokens, n_tokens: int, length: int) -> Tensor:
@@ -54,9 +54,10 @@ def attended(stream: Stream, layer: Layer) -> Iterator[Tensor]:
 
 
 def trial_of(stream: Stream, layer: Layer) -> Trial:
-    """Return a layer's attention on a few windows from all over the text."""
-    spacing = max(1, len(stream.states) // _TRIAL_WINDOWS)
-    x = torch.cat([batch[:1] for batch in stream.states[::spacing]])
+    """Return a layer's attention on about 4,096 tokens: windows spread evenly over the text."""
+    windows = [window for batch in stream.states for window in batch]  # each (T, D)
+    n_tried = min(len(windows), max(1, _TRIAL_TOKENS // len(windows[0])))
+    x = torch.stack([windows[place * len(windows) // n_tried] for place in range(n_tried)])
     return Trial(layer, x, stream.rotary, stream.sequence)
 
 
@@ -136,7 +137,7 @@ def align(
 def _fit(old: Layer, new: Layer, before: Stream, after: Stream, *, refit: bool) -> float:
     """Fit a merged layer's o_proj to its old one, move both texts on, and return the error left."""
     wanted, reads = list(attended(before, old)), list(attended(after, new))
-    fit = OutputFit(new.self_attn.o_proj.weight)
+    fit = OutputFit(new.self_attn.o_proj.weight, layer=new.self_attn.attend.layer)
     for batch, (theirs, ours) in enumerate(zip(wanted, reads, strict=True)):
         # The residual stream is to leave the attention as it did, whatever it came in with.
         around = old.around_attention(before.states[batch])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edgetiny.errors import CheckpointError
 from edgetiny.model import Layer
 
 
@@ -48,7 +49,10 @@ class Moments:
 
 @torch.inference_mode()
 def gather(layer: Layer, inputs: Iterable[Tensor]) -> Moments:
-    """Return the moments of a layer whose input is `inputs`, each (B, T, D)."""
+    """Return the moments of a layer whose input is `inputs`, each (B, T, D).
+
+    Raises CheckpointError naming the layer if they are not finite.
+    """
     attention = layer.self_attn
     head_dim = attention.attend.head_dim
     n_kv_heads = attention.k_proj.out_features // head_dim
@@ -72,13 +76,24 @@ def gather(layer: Layer, inputs: Iterable[Tensor]) -> Moments:
     columns = attention.o_proj.weight.detach().double()
     columns = columns.view(len(columns), n_kv_heads, -1, head_dim).permute(1, 2, 0, 3)
     # (G, R, D, head_dim)
+    outputs = columns.mT @ columns
+    check_finite(attention.attend.layer, keys, queries, values, mean_value, outputs)
     return Moments(
         keys=keys,
         queries=queries,
         values=values.view(n_kv_heads, head_dim, n_kv_heads, head_dim),
         mean_value=mean_value.view(n_kv_heads, head_dim),
-        outputs=columns.mT @ columns,
+        outputs=outputs,
     )
+
+
+def check_finite(layer: int, *found: Tensor) -> None:
+    """Raise CheckpointError if what was found of a layer's attention is not finite."""
+    if not all(each.isfinite().all() for each in found):
+        raise CheckpointError(
+            f"the attention of layer {layer} is not finite on the calibration text; edgetiny"
+            " inspect says which weights are not"
+        )
 
 
 def as_pairs(heads: Tensor) -> Tensor:

@@ -6,15 +6,21 @@ Axes: B windows, T tokens, C = H * head_dim channels of all query heads, D hidde
 import torch
 from torch import Tensor
 
+from edgetiny.gqa.moments import check_finite
+
 # Of the mean energy of a channel. What the text says little about stays as it was carried over.
 _RIDGE = 1e-3
 
 
 class OutputFit:
-    """Normal equations, summed batch by batch in double precision."""
+    """Normal equations, summed batch by batch in double precision.
 
-    def __init__(self, start: Tensor) -> None:
-        """start: (D, C), the projection that the ridge pulls towards."""
+    Raises CheckpointError naming the layer where what they come to is not finite.
+    """
+
+    def __init__(self, start: Tensor, layer: int) -> None:
+        """start: (D, C), the projection that the ridge pulls towards. layer: to name in errors."""
+        self._layer = layer
         self._start = start.detach().double()
         channels, hidden = start.shape[1], start.shape[0]
         self._read = torch.zeros(channels, channels, dtype=torch.float64)  # (C, C)
@@ -29,15 +35,22 @@ class OutputFit:
         self._energy += float(wanted.square().sum())
 
     def solve(self) -> Tensor:
-        """Return the fitted projection, (D, C) fp32."""
+        """Return the fitted projection, (D, C) fp32; the start if there was nothing to read."""
+        check_finite(self._layer, self._read, self._cross)
+        energy = float(self._read.diagonal().mean())
+        if energy == 0:
+            return self._start.float()
         left = self._cross - self._read @ self._start.T  # (C, D), what the start leaves over
-        ridge = _RIDGE * float(self._read.diagonal().mean())
-        ridged = self._read + ridge * torch.eye(len(self._read), dtype=torch.float64)
+        ridged = self._read + _RIDGE * energy * torch.eye(len(self._read), dtype=torch.float64)
         change: Tensor = torch.linalg.solve(ridged, left)  # (C, D)
-        return (self._start + change.T).float()
+        fitted = (self._start + change.T).float()
+        check_finite(self._layer, fitted)
+        return fitted
 
     def error(self, weight: Tensor) -> float:
         """Return the squared error of a projection over the energy of what is wanted."""
         weight = weight.detach().double()
         fitted = (weight.T * (self._read @ weight.T)).sum() - 2 * (weight.T * self._cross).sum()
-        return max(0.0, float(fitted) + self._energy) / max(self._energy, 1e-300)
+        left = fitted + self._energy
+        check_finite(self._layer, left)
+        return max(0.0, float(left)) / max(self._energy, 1e-300)

@@ -20,6 +20,8 @@ from edgetiny.measure import torch_threads
 from edgetiny.model import build_model
 
 _CONTEXT = 512
+_CALIBRATION_TOKENS = 32_768
+_EVAL_TOKENS = 65_536
 
 
 def run(config: GqaConfig, reporter: Reporter = QUIET) -> Checkpoint:
@@ -80,7 +82,9 @@ def _converted(
         return convert(source, merge)
     assert shards is not None
     windows = calibration_windows(
-        shards.train.tokens, config.calibration_tokens, window_length(source, config.context)
+        shards.train.tokens,
+        config.calibration_tokens or _CALIBRATION_TOKENS,
+        window_length(source, config.context),
     )
     return convert(source, merge, windows, reporter)
 
@@ -109,9 +113,8 @@ def _bits_before_and_after(
     if not len(shards.valid.tokens) or shards.valid.text_bytes is None:
         reporter.say(f"no bits per byte: {shards.path} holds no text of known size out")
         return {}
-    documents = list(
-        documents_of_split(shards.valid, shards.document_start is not None, config.eval_tokens)
-    )
+    n_tokens = config.eval_tokens or _EVAL_TOKENS
+    documents = list(documents_of_split(shards.valid, shards.document_start is not None, n_tokens))
     length = window_length(source, config.context)
     bits = {}
     for name, shape, tensors in (

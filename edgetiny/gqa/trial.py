@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgetiny.gqa.align import Shared, multiplied
+from edgetiny.gqa.moments import check_finite
 from edgetiny.model import Layer, Rotary
 from edgetiny.model import Sequence as TokenSequence
 
@@ -28,11 +29,15 @@ class Trial:
         self._rotary, self._sequence, self._layer = rotary, sequence, attention.attend.layer
         self._n_queries = self._q.shape[1] // self._k.shape[1]
         columns = attention.o_proj.weight.view(x.shape[2], -1, head_dim)
-        self._columns = columns.permute(1, 2, 0)  # (H, head_dim, D)
+        # For W = Q R, |W x| is |R x|: a root of the Gram matrix, so that no cost rounds below zero.
+        self._roots = torch.linalg.qr(columns.transpose(0, 1), mode="r").R  # (H, hd, hd)
         self._attended = self._attend(self._q, self._k, self._v)  # (B, H, T, head_dim)
 
     def error(self, heads: Sequence[int], shared: Shared) -> float:
-        """Return the squared change of the layer's output, were these heads one; sum over heads."""
+        """Return the squared change of the layer's output, were these heads one; sum over heads.
+
+        Raises CheckpointError naming the layer if it is not finite.
+        """
         own = torch.tensor(heads)
         queries = (own[:, None] * self._n_queries + torch.arange(self._n_queries)).flatten()
         turn = shared.query_turn.repeat_interleave(self._n_queries, dim=0)
@@ -41,8 +46,10 @@ class Trial:
         k = _pairs_times(self._k[:, own], shared.key_mix).sum(dim=1, keepdim=True)
         v = torch.einsum("sij,bstj->bti", shared.value_mix.float(), self._v[:, own])[:, None]
         read = self._attend(q, k, v) @ back.mT  # (B, S * R, T, head_dim)
-        moved = (read - self._attended[:, queries]) @ self._columns[queries]  # (B, S * R, T, D)
-        return float(moved.square().sum(dtype=torch.float64))
+        moved = (read - self._attended[:, queries]) @ self._roots[queries].mT  # of the same length
+        cost = moved.square().sum(dtype=torch.float64)
+        check_finite(self._layer, cost)
+        return float(cost)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k = self._rotary.apply(q), self._rotary.apply(k)

@@ -16,7 +16,7 @@ from edgetiny.checkpoint import ModelConfig
 from edgetiny.console import Task
 from edgetiny.errors import CheckpointError
 from edgetiny.importance.scores import Scores
-from edgetiny.model import Layer, Stream, open_frame
+from edgetiny.model import Layer, Stream, open_frame, stream_layers
 
 
 class _Meter:
@@ -49,10 +49,9 @@ def score(
     stream = Stream(config, tensors, windows[:, :-1])
     hidden: Tensor = torch.zeros(config.hidden_size, dtype=torch.float64)
     units, query = [], []
-    for _, layer in stream.layers():
+    for _, layer in stream_layers(config, tensors, torch.float32):
         with _meters(layer) as (norms, heads, ffn):
-            for x in stream.states:
-                stream.run(layer, x)
+            stream.advance(layer)
         hidden = hidden + sum(norm.scores() for norm in norms)
         units.append(ffn.scores())
         query.append(heads.scores().view(-1, config.head_dim).sum(dim=1))  # (H,)

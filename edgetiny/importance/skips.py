@@ -85,10 +85,11 @@ def turns(
     """
     stream = Stream(config, tensors, windows[:, :-1])
     found: list[float] = []
-    for _, layer in stream.layers():
-        cosines = [
-            F.cosine_similarity(x, stream.run(layer, x), dim=-1).flatten() for x in stream.states
-        ]
+    for _, layer in stream_layers(config, tensors, torch.float32):
+        cosines = []
+        for place, x in enumerate(stream.states):
+            stream.states[place] = stream.run(layer, x)
+            cosines.append(F.cosine_similarity(x, stream.states[place], dim=-1).flatten())
         found.append(1 - float(torch.cat(cosines).double().mean()))
         if task is not None:
             task.advance(1)

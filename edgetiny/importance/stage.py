@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from edgetiny.checkpoint import Checkpoint
@@ -114,5 +113,10 @@ def _neurons(
 
 def _best_half(scores: Tensor) -> float:
     """Return the share of the sum that the larger half of the scores has: 0.5 if all are equal."""
-    half = len(scores) // 2 or 1
-    return float(torch.topk(scores, half).values.sum() / scores.sum())
+    total = float(scores.sum())
+    if total == 0:
+        return 0.5
+    falling = scores.sort(descending=True).values
+    # The middle one of an odd number counts half.
+    twice = falling[: len(scores) // 2].sum() + falling[: (len(scores) + 1) // 2].sum()
+    return float(twice) / (2 * total)

@@ -5,7 +5,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edgetiny.config.model import InheritConfig
+from edgetiny.checkpoint import ModelConfig
+from edgetiny.config.model import STUDENT_AXES, InheritConfig
 from edgetiny.console import Reporter
 from edgetiny.errors import CheckpointError, ConfigError
 from edgetiny.files import atomic_folder, read_json, refuse_existing, write_json
@@ -16,23 +17,26 @@ from edgetiny.train.log import Log
 
 SCHEMA_VERSION = 1
 _STATE, _TENSORS = "mask_state.json", "mask_state.safetensors"
-_FREE = {"source", "data", "out", "mask_save_every", "threads", "resume", "overwrite"}
+# The design's path too: what counts is the shape that it holds.
+_FREE = {"source", "data", "out", "to", "mask_save_every", "threads", "resume", "overwrite"}
 
 
 class MaskState:
     """What is saved of one run. dropped: the layers that go, None as long as none were chosen."""
 
-    def __init__(self, config: InheritConfig, sources: str) -> None:
+    def __init__(self, config: InheritConfig, shape: ModelConfig, sources: str) -> None:
         """Look at what an earlier run left, before anything is computed.
 
-        sources: hashes of source and text, so that a run does not go on with others.
+        shape: of the student, however it was asked for. sources: hashes of source and text, so that
+        a run does not go on with others.
         Raises ConfigError if something is there and not to be gone on from, or of other settings.
         """
         self.folder = config.out.with_name(config.out.name + ".masks")
         self.dropped: list[Dropped] | None = None
         self._step = 0
         settings = {key: value for key, value in config.as_json().items() if key not in _FREE}
-        self._identity = {"settings": settings, "sources": sources}
+        settings |= {name: getattr(shape, name) for name in STUDENT_AXES}
+        self._settings, self._sources = settings, sources
         if not config.resume:
             refuse_existing(self.folder, overwrite=config.overwrite)
         elif self.folder.exists():
@@ -62,10 +66,16 @@ class MaskState:
     def save(self, learner: Learner, step: int, log: Log | None) -> None:
         """Replace what is saved, the log included."""
         dropped = [each.as_json() for each in self.dropped or []]
-        document = {"schema_version": SCHEMA_VERSION, "step": step, "dropped_layers": dropped}
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "step": step,
+            "dropped_layers": dropped,
+            "settings": self._settings,
+            "sources": self._sources,
+        }
         with atomic_folder(self.folder, overwrite=True) as temporary:
             save_file(_tensors(learner), temporary / _TENSORS)
-            write_json(temporary / _STATE, document | self._identity)
+            write_json(temporary / _STATE, document)
             if log is not None:
                 log.carry_over(temporary)
         if log is not None:
@@ -75,13 +85,19 @@ class MaskState:
         saved = read_json(
             self.folder / _STATE, schema_version=SCHEMA_VERSION, error=CheckpointError
         )
-        for name, now in self._identity.items():
-            if saved.get(name) != now:
-                what = "settings" if name == "settings" else "source or text"
-                raise ConfigError(
-                    f"cannot resume: the masks in {self.folder} are of other {what};"
-                    " give the same, or start again with --overwrite"
-                )
+        of_saved = saved.get("settings", {})
+        other = [
+            f"{name} = {of_saved.get(name)}, not {now}"
+            for name, now in self._settings.items()
+            if of_saved.get(name) != now
+        ]
+        if saved.get("sources") != self._sources:
+            other = ["another source or text"]
+        if other:
+            raise ConfigError(
+                f"cannot resume: the masks in {self.folder} had {'; '.join(other)}:"
+                " give the same, or start again with --overwrite"
+            )
         self._step = int(saved["step"])
         self.dropped = [Dropped(**row) for row in saved["dropped_layers"]]
 

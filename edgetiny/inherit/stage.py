@@ -58,7 +58,7 @@ def run(config: InheritConfig, reporter: Reporter = QUIET) -> Checkpoint:
     check_same_tokenizer(teacher.tokenizer, source.config.vocab_size, shards)
     masks = None
     if config.method == "learned":
-        masks = MaskState(config, f"{source.sha256} {shards.sha256}")
+        masks = MaskState(config, shape, f"{source.sha256} {shards.sha256}")
     held_out = text_windows(shards.valid, config.calibration_tokens, trained_length(source))
     with torch_threads(config.threads):
         before = mean_loss(source.config, source.state_dict(), held_out)

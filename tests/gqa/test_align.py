@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from edgetiny.config.model import GqaConfig
+from edgetiny.errors import CheckpointError
 from edgetiny.gqa import run
 from edgetiny.gqa.align import multiplied
 from edgetiny.model import Rotary, load_model
@@ -83,3 +84,42 @@ def test_a_stored_dtype_is_kept(make_checkpoint, make_shards, tmp_path):
     source = make_checkpoint(dtype=torch.bfloat16)
     result = run(settings(source, make_shards(), tmp_path / "out"))
     assert {result.tensor(name).dtype for name in result.names()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("silent", ["head", "layer", "values"])
+def test_what_is_silent_is_merged_to_finite_weights(make_checkpoint, make_shards, tmp_path, silent):
+    def edit(tensors):
+        if silent == "values":
+            tensors["model.layers.0.self_attn.v_proj.weight"].zero_()
+        else:
+            output = tensors["model.layers.0.self_attn.o_proj.weight"]
+            output[:, : 8 if silent == "head" else None] = 0
+
+    source = make_checkpoint(edit=edit)
+    result = run(settings(source, make_shards(), tmp_path / "out", grouping="adjacent"))
+    assert all(result.tensor(name).isfinite().all() for name in result.names())
+    error = result.lineage["metrics"]["layers"][0]["error"]
+    assert 0 < error < 0.5 if silent == "head" else error == 0
+
+
+@pytest.mark.parametrize(
+    ("pool", "part"),
+    [
+        ("aligned", "q_proj.weight"),
+        ("aligned", "v_proj.bias"),
+        ("aligned", "o_proj.weight"),
+        ("aligned", "o_proj.bias"),
+        ("mean", "k_proj.weight"),
+        ("mean", "o_proj.weight"),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused_by_their_layer(
+    make_checkpoint, make_shards, tmp_path, pool, part
+):
+    def edit(tensors):
+        tensors[f"model.layers.1.self_attn.{part}"][3] = torch.nan
+
+    source = make_checkpoint(bias="qkvo", edit=edit)
+    with pytest.raises(CheckpointError, match=r"layer 1 is not finite .* edgetiny inspect"):
+        run(settings(source, make_shards(), tmp_path / "out", pool=pool))
+    assert not (tmp_path / "out").exists()

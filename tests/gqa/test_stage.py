@@ -93,3 +93,18 @@ def test_without_held_out_text_no_bits_are_told(make_checkpoint, make_shards, tm
     data, source = make_shards(n_valid=0), make_checkpoint()
     result = run(GqaConfig(source=source.path, groups=2, data=data, out=tmp_path / "out"))
     assert result.lineage["metrics"] == {"kv_heads_before": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 1, "pool": "first"}, "--seed is for --pool random"),
+        ({"context": 32}, "--context needs --data"),
+        ({"eval_tokens": 256}, "--eval-tokens needs --data"),
+        ({"calibration_tokens": 256}, "--calibration-tokens is for --grouping similarity or"),
+    ],
+)
+def test_a_flag_that_does_nothing_is_refused(tmp_path, changes, said):
+    data = tmp_path if "calibration_tokens" in changes else None
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        GqaConfig(source=tmp_path, groups=2, out=tmp_path / "out", data=data, **changes)

@@ -36,3 +36,8 @@ def test_scores_are_what_flows(make_checkpoint, monkeypatch):
             heads = seen[f"{of_layer}.self_attn.o_proj"].view(-1, 8).sum(1)
             torch.testing.assert_close(scores.query[layer], heads)
             assert F.relu(scores.kv[layer]).sum() == 0
+
+
+def test_each_layer_runs_once(make_checkpoint, count_layer_runs):
+    source, text = make_checkpoint(), torch.arange(34).view(2, 17)
+    assert count_layer_runs(lambda: score(source.config, source.state_dict(), text)) == 2

@@ -52,3 +52,7 @@ def test_turns_are_those_of_the_hidden_states(make_checkpoint):
     cosine = torch.nn.functional.cosine_similarity(before, seen[0], dim=-1).mean()
     [found] = turns(source.config, source.state_dict(), text)
     assert found == pytest.approx(1 - float(cosine), abs=1e-5)
+
+
+def test_each_layer_runs_once_to_see_how_it_turns(source, count_layer_runs):
+    assert count_layer_runs(lambda: turns(source.config, source.state_dict(), windows())) == 5

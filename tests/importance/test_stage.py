@@ -56,3 +56,25 @@ def test_progress_is_shown_of_all_that_takes_long(make_checkpoint, data, countin
     methods = {f"scoring neurons by {name}" for name in ("l1", "l2", "activation", "taylor")}
     assert reporter.tasks.keys() == methods | {"skipping layers", "turns of layers"}
     assert all(done == total > 0 for done, total in reporter.tasks.values())
+
+
+def test_equal_scores_and_none_at_all_give_the_better_half_half(make_checkpoint, data, tmp_path):
+    def edit(tensors):
+        for name, tensor in tensors.items():
+            if "embed_tokens" in name:
+                continue
+            if "norm" in name:
+                tensor.fill_(1)
+            elif ".layers.0." in name:
+                tensor.zero_()
+            else:
+                tensor.fill_(0.1)
+
+    source = make_checkpoint(
+        intermediate_size=45, num_attention_heads=3, num_key_value_heads=3, edit=edit
+    )
+    settings = {"source": source.path, "data": data, "calibration_tokens": 100}
+    found = run(ImportanceConfig(neurons=True, out=tmp_path / "importance.json", **settings))
+    for row in found.neurons:
+        if row["axis"] != "hidden":
+            assert row["share_of_best_half"] == pytest.approx(0.5, abs=1e-6)

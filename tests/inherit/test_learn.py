@@ -109,10 +109,10 @@ def test_masks_of_an_earlier_run_are_seen_before_anything_is_scored(
     assert {"scoring 3 layers", "learning masks"} == counting_reporter.tasks.keys()
     (tmp_path / "out").rename(tmp_path / "first")
     counting_reporter.tasks.clear()
-    with pytest.raises(ConfigError, match="other settings"):
+    with pytest.raises(ConfigError, match="had seed = 0, not 1:"):
         run(learned(source, data, tmp_path / "out", resume=True, seed=1, **few), counting_reporter)
     other = make_checkpoint("other", num_hidden_layers=3, seed=1)
-    with pytest.raises(ConfigError, match="other source or text"):
+    with pytest.raises(ConfigError, match="another source or text"):
         run(learned(other, data, tmp_path / "out", resume=True, **few), counting_reporter)
     with pytest.raises(ConfigError, match=r"out\.masks exists"):
         run(learned(source, data, tmp_path / "out", **few), counting_reporter)
@@ -122,6 +122,27 @@ def test_masks_of_an_earlier_run_are_seen_before_anything_is_scored(
     assert counting_reporter.tasks == {"learning masks": (160, 160)}
     assert again.lineage["metrics"] == first.lineage["metrics"]
     assert Checkpoint.open(tmp_path / "first").sha256 == again.sha256
+
+
+def test_a_design_may_move_and_its_shape_may_not_change(
+    make_checkpoint, data, tmp_path, tiny_design, counting_reporter
+):
+    source = make_checkpoint()
+    asked = {"hidden_size": None, "intermediate_size": None, "num_key_value_heads": None}
+    design, moved = tmp_path / "student.toml", tmp_path / "moved.toml"
+    shape = tiny_design.replace("intermediate_size = 64", "intermediate_size = 30")
+    design.write_text(shape)
+    first = run(learned(source, data, tmp_path / "out", to=design, **asked))
+    (tmp_path / "out").rename(tmp_path / "first")
+    design.rename(moved)
+    resumed = {"resume": True, **asked}
+    again = run(learned(source, data, tmp_path / "out", to=moved, **resumed), counting_reporter)
+    assert counting_reporter.tasks == {"learning masks": (160, 160)}
+    assert again.sha256 == first.sha256
+    (tmp_path / "out").rename(tmp_path / "again")
+    moved.write_text(shape.replace("intermediate_size = 30", "intermediate_size = 29"))
+    with pytest.raises(ConfigError, match="had intermediate_size = 30, not 29"):
+        run(learned(source, data, tmp_path / "out", to=moved, **resumed))
 
 
 def test_masks_that_do_not_come_to_the_shape_fail(make_checkpoint, data, tmp_path):
