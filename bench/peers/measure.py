@@ -20,6 +20,7 @@ from peers.store import Store
 
 PROMPT_TOKENS = 2
 WARM_UP_TOKENS = 16
+_PASS_SLOTS = 7  # reference, row, reference, row, ..., reference
 _VOCABULARY_STEP = 7919  # prime, so that prompts differ in every row
 
 Row = dict[str, Any]
@@ -110,7 +111,7 @@ class Measurement:
         for number in range(1, passes + 1):
             for cell in cells:
                 for setting in (each for each in of_cell(cell, settings) if each.is_ours):
-                    for slot in range(7):  # reference, row, reference, row, ..., reference
+                    for slot in range(_PASS_SLOTS):
                         which = setting if slot % 2 else REFERENCE
                         self._say(f"pass {number}: {cell.name}: {which.name}")
                         # The reference runs of one row are no other row's.
@@ -218,6 +219,19 @@ def decode_rate(row: Mapping[str, Any]) -> float:
     """Return the tokens a second of the steps after the first token."""
     decoded = row["tokens"] - row["batch"]
     return float(decoded) / float(row["seconds"] - row["first_token_seconds"])
+
+
+def pass_ratios(rows: Sequence[Mapping[str, Any]], reference: str) -> list[float]:
+    """Return `pass_ratio` of each pass that is complete; one that was killed or failed has none."""
+    passes: dict[int, dict[int, Mapping[str, Any]]] = {}
+    for row in rows:
+        if "error" not in row:
+            passes.setdefault(row["round"], {})[row["slot"]] = row
+    return [
+        pass_ratio(list(slots.values()), reference)
+        for _, slots in sorted(passes.items())
+        if len(slots) == _PASS_SLOTS
+    ]
 
 
 def pass_ratio(rows: Sequence[Mapping[str, Any]], reference: str) -> float:

@@ -12,6 +12,8 @@ from peers.settings import REFERENCE
 
 Row = Mapping[str, Any]
 
+LEAST_CONFIDENCE = 0.9  # five rounds reach 93.75%, four 87.5%
+
 _HEAD = (
     *("engine and setting", "tok/s (lowest to highest)", "decode tok/s", "ours / it (interval)"),
     *("decode alone", "verdict", "MB", "bits/weight", "peak RSS, MB", "gap"),
@@ -33,7 +35,8 @@ class Facts:
 def cell_table(cell: str, rounds: Sequence[Row], facts: Sequence[Facts]) -> dict[str, Any]:
     """Return one cell: every setting of its rounds, ours first, beside the best of ours.
 
-    Only rounds in which both ran are compared. What failed is listed with its reason.
+    Only rounds in which both ran are compared. What failed is listed with its reason, unless it
+    ran in that round when tried again.
     """
     runs = {each.name: _by_round(rounds, each.name) for each in facts}
     ours = [each for each in facts if each.is_ours and runs[each.name]]
@@ -44,6 +47,7 @@ def cell_table(cell: str, rounds: Sequence[Row], facts: Sequence[Facts]) -> dict
         for each in ranked
     ]
     reference = _by_round(rounds, REFERENCE.name)
+    done = {(row["setting"], row["round"]) for row in rounds if "error" not in row}
     return {
         "cell": cell,
         "ours": None if best is None else best.name,
@@ -53,7 +57,7 @@ def cell_table(cell: str, rounds: Sequence[Row], facts: Sequence[Facts]) -> dict
         "failures": [
             {"setting": row["setting"], "round": row["round"], "error": row["error"]}
             for row in rounds
-            if "error" in row
+            if "error" in row and (row["setting"], row["round"]) not in done
         ],
     }
 
@@ -95,13 +99,16 @@ def _row(
                 "low": round(interval.low, 4),
                 "high": round(interval.high, 4),
                 "confidence": round(confidence, 4),
-                "verdict": verdict(interval.low, interval.high),
+                "rounds": len(shared),
+                "verdict": verdict(interval.low, interval.high, confidence),
             }
     return found
 
 
-def verdict(low: float, high: float) -> str:
-    """Return what an interval of ours over theirs says."""
+def verdict(low: float, high: float, confidence: float) -> str:
+    """Return what an interval of ours over theirs says, if it holds with some confidence."""
+    if confidence < LEAST_CONFIDENCE:
+        return "too few rounds"
     if low <= 1.0 <= high:
         return "tie"
     return "ours faster" if low > 1.0 else "ours slower"
@@ -124,7 +131,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += [f"## {table['cell']}", ""]
         if table["ours"] is not None:
             lines += [f"Ratios of `{table['ours']}` over each, {table['rounds']} rounds.", ""]
-        lines += _lines(_HEAD, [_cells(row) for row in table["rows"]])
+        lines += _lines(_HEAD, [_cells(row, table["rounds"]) for row in table["rows"]])
         lines += [
             f"- {each['setting']} failed in round {each['round']}: {each['error']}"
             for each in table["failures"]
@@ -146,7 +153,7 @@ def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [table[0], "|" + "---|" * len(head), *table[1:]]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, rounds: int) -> list[str]:
     speed, decode, ratio = row["tok_per_s"], row["decode_tok_per_s"], row.get("ratio")
     alone = row.get("decode_ratio")
     gap = row["gap"]
@@ -156,9 +163,7 @@ def _cells(row: Row) -> list[str]:
         if not speed
         else f"{speed['median']:.0f} ({speed['lowest']:.0f} to {speed['highest']:.0f})",
         f"{decode['median']:.0f}" if decode else "-",
-        "-"
-        if ratio is None
-        else f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+        "-" if ratio is None else _ratio(ratio, rounds),
         "-" if alone is None else f"{alone['ratio']:.2f}",
         "-" if ratio is None else ratio["verdict"],
         _megabytes(row["size_bytes"]),
@@ -166,6 +171,11 @@ def _cells(row: Row) -> list[str]:
         _megabytes(row["peak_rss_bytes"]),
         "-" if gap is None else f"{gap:.2f}" + (" !" if gap > SUSPICIOUS else ""),
     ]
+
+
+def _ratio(ratio: Row, rounds: int) -> str:
+    shared = "" if ratio["rounds"] == rounds else f", {ratio['rounds']} rounds"
+    return f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}){shared}"
 
 
 def _screen_cells(row: Row) -> list[str]:

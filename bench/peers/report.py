@@ -22,11 +22,11 @@ from peers.measure import (
     Cell,
     Measurement,
     of_cell,
-    pass_ratio,
+    pass_ratios,
     prompt,
     rate,
 )
-from peers.page import Facts, cell_table, markdown
+from peers.page import LEAST_CONFIDENCE, Facts, cell_table, markdown
 from peers.settings import REFERENCE, Setting
 
 SCHEMA_VERSION = 1
@@ -90,7 +90,8 @@ def report(
         "screening_note": _screening_note(measurement),
         "screening": screening,
         "stability_note": (
-            "Separate passes; in each, three runs of the row between four of the reference program."
+            "Separate passes that ran to their end; in each, three runs of the row between four of"
+            " the reference program."
             " A ratio is the median of the row's speed over the mean of its two neighbours."
         ),
         "stability": stability,
@@ -154,17 +155,8 @@ def _stability(
     found = []
     for setting in (each for each in of_cell(cell, settings) if each.is_ours):
         phase = f"stability {setting.name}"
-        runs = [
-            row
-            for each in (setting, REFERENCE)
-            for row in measurement.find(phase, cell, each)
-            if "error" not in row
-        ]
-        passes = sorted({row["round"] for row in runs})
-        ratios = [
-            pass_ratio([row for row in runs if row["round"] == number], REFERENCE.name)
-            for number in passes
-        ]
+        runs = [row for each in (setting, REFERENCE) for row in measurement.find(phase, cell, each)]
+        ratios = pass_ratios(runs, REFERENCE.name)
         if len(ratios) > 1:
             apart = max(ratios) / min(ratios) - 1
             found.append(
@@ -220,7 +212,7 @@ def _introduction(measurement: Measurement) -> list[str]:
         " Contestants of a cell ran in each round one after another, in an order drawn anew. The"
         " ratio is ours over the peer's of the same round, with the signed-rank estimate and"
         " interval (five rounds: the whole range, 93.75%); **an interval that includes 1 is a"
-        " tie**."
+        f" tie**, and one that holds with less than {LEAST_CONFIDENCE:.0%} is no verdict."
         " bits/weight is the file over the model's own weights, embedding once. gap: how far the"
         " engine's first 16 choices lie below the best logit of the fp32 reference, in deviations"
         f" of the logits (chance is about 4, over {SUSPICIOUS:g} is marked); llama.cpp's program"

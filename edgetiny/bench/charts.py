@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgetiny.bench.launch_cost import group_name
+from edgetiny.bench.launch_cost import differing, group_name
 from edgetiny.svg import Series, line_chart
 
 Row = Mapping[str, Any]
@@ -37,9 +37,8 @@ def charts(rows: Sequence[Row]) -> list[Chart]:
 
 
 def _against_depth(rows: Sequence[Row]) -> list[Chart]:
-    curves = {
-        name: curve for name, curve in _curves(rows, group_name, _layers, _speed) if len(curve) > 1
-    }
+    found = _curves(rows, lambda row: group_name(row, rows), _layers, _speed)
+    curves = {name: curve for name, curve in found if len(curve) > 1}
     if not curves:
         return []
     given = {
@@ -68,7 +67,11 @@ def _against_depth(rows: Sequence[Row]) -> list[Chart]:
 
 def _roofline(rows: Sequence[Row]) -> Chart:
     """Return time against bytes: the roof is a straight line, and no log scale hides a factor."""
-    curves = dict(_curves(rows, lambda row: f"{row['runtime']} {row['precision']}", _gb, _step_ms))
+
+    def name(row: Row) -> str:
+        return " ".join([row["runtime"], row["precision"], *differing(row, rows)])
+
+    curves = dict(_curves(rows, name, _gb, _step_ms))
     most = max(_gb(row) for row in rows)
     rate = max(row["roofline"]["read_bytes_per_s"] for row in rows) / 1e9
     curves[f"limit: {rate:.4g} GB/s"] = [(0.0, 0.0), (most, 1e3 * most / rate)]
@@ -87,7 +90,7 @@ def _scaling(
         parts = [row["model_filename"], row["runtime"], row["precision"]]
         others = {"n_batch": "batch", "n_depth": "context"}
         parts += [f"{word} {row[other]}" for other, word in others.items() if other != key]
-        return " ".join(parts)
+        return " ".join([*parts, *differing(row, rows)])
 
     curves = {
         name: curve
@@ -101,7 +104,7 @@ def _scaling(
 
 def _sustained(rows: Sequence[Row]) -> list[Chart]:
     curves = {
-        f"{row['model_filename']} {group_name(row)}": [
+        f"{row['model_filename']} {group_name(row, rows)}": [
             (sample["at_s"] / 60, sample["tok_per_s_summed"])
             for sample in row["sustained"]["samples"]
         ]

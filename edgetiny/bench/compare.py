@@ -1,6 +1,6 @@
 """`edgetiny compare`: two result files row by row, as ratios with intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,13 @@ _SAMPLES = ("samples_ns", "ttft_ms", "decode_tok_per_s_summed", "peak_rss_bytes"
 class RowComparison:
     """Two rows of one kind, second over first; None where a file does not hold what is needed.
 
+    A ratio without an interval is a number: that of one repeat on either side.
     decode_tok_per_s: more is better; ttft and peak_rss: less is better.
     """
 
     name: str
-    decode_tok_per_s: Interval | None
-    ttft: Interval | None
+    decode_tok_per_s: Interval | float | None
+    ttft: Interval | float | None
     peak_rss: float | None
     n_repeats: tuple[int, int]
 
@@ -191,14 +192,21 @@ def _n_repeats(rows: Sequence[Row]) -> int:
     return sum(len(row["samples_ns"]) for row in rows)
 
 
-def _interval(values: Any, first: Sequence[Row], second: Sequence[Row], confidence: float) -> Any:
-    samples = []
+def _interval(
+    values: Callable[[Row], list[float] | None],
+    first: Sequence[Row],
+    second: Sequence[Row],
+    confidence: float,
+) -> Interval | float | None:
+    samples: list[list[float]] = []
     for rows in (first, second):
-        found = [values(row) for row in rows]
-        if any(each is None for each in found):
+        known = [each for each in map(values, rows) if each is not None]
+        if len(known) < len(rows):
             return None
-        samples.append([value for each in found for value in each])
-    return ratio_of_medians(samples[0], samples[1], confidence)
+        samples.append([value for each in known for value in each])
+    found = ratio_of_medians(samples[0], samples[1], confidence)
+    # One sample shows no spread: resampled, it would be as sure as can be.
+    return found if min(map(len, samples)) > 1 else found.ratio
 
 
 def ttfts(row: Row) -> list[float] | None:
@@ -234,8 +242,10 @@ def _from_spread(found: Mapping[str, float], n_samples: int) -> list[float] | No
     return [low, middle, (found["p90"] - 0.2 * middle) / 0.8]
 
 
-def _cell(found: Interval | None, more: str, less: str) -> str:
+def _cell(found: Interval | float | None, more: str, less: str) -> str:
     if found is None:
         return "-"
+    if isinstance(found, float):
+        return f"{found:.3f}"
     word = "tie" if found.is_tie else more if found.ratio > 1 else less
     return f"{found.text} {word}"

@@ -41,6 +41,7 @@ EXPORT_FAILED = "export failed"
 _EXPORT_PRECISION = "int8"
 _SIZE = f"artefact bytes, {_EXPORT_PRECISION}"
 _NODES = f"graph nodes, {_EXPORT_PRECISION}"
+_TOOLS = ("valgrind", "perf")
 _WARMUP_STEPS = 6
 _COUNTED_STEPS = 8
 # perf counts a whole process, twice; many steps make what lies around them small.
@@ -119,15 +120,25 @@ def count(
     if config.export:
         _count_artefact(side, checkpoint, config, figures, absent)
     if config.instructions != "none":
-        try:
-            tool, value = instructions(side, config.instructions)
-        except DeviceError as error:
-            absent["instructions per step"] = str(error)
-        else:
-            figures[f"instructions per step, {tool}"] = Figure(
-                value=value, unit="instructions", tolerance=config.growth
-            )
+        counted, uncounted = count_instructions(side, config)
+        figures |= counted
+        absent |= uncounted
     return figures, absent
+
+
+def count_instructions(side: Side, config: GateConfig) -> tuple[Figures, Absent]:
+    """Return the figure of the first tool that counts, and why those before it do not."""
+    absent: Absent = {}
+    for tool in _TOOLS if config.instructions == "auto" else (config.instructions,):
+        name = f"instructions per step, {tool}"
+        try:
+            _, value = instructions(side, tool)
+        except DeviceError as error:
+            absent[name] = str(error)
+        else:
+            figure = Figure(value=value, unit="instructions", tolerance=config.growth)
+            return {name: figure}, absent
+    return {}, absent
 
 
 def compare_figures(base: Figures, head: Figures, head_absent: Absent) -> list[Change]:
@@ -247,7 +258,7 @@ def instructions(side: Side, how: str) -> tuple[str, float]:
     """
     tries: dict[str, Callable[[Side], float]] = {"valgrind": _by_valgrind, "perf": _by_perf}
     reasons = []
-    for name in tries if how == "auto" else [how]:
+    for name in _TOOLS if how == "auto" else (how,):
         if shutil.which(name) is None:
             reasons.append(f"{name} is not installed")
             continue

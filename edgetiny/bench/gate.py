@@ -1,15 +1,17 @@
 """`edgetiny gate`: base and head measured side by side; fails only on a proven regression."""
 
+import hashlib
+import json
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edgetiny.artefact import Artefact, is_artefact
+from edgetiny.artefact import MANIFEST, Artefact, is_artefact
 from edgetiny.bench.deterministic import (
     EXPORT_FAILED,
     Absent,
@@ -28,7 +30,7 @@ from edgetiny.console import QUIET, Reporter
 from edgetiny.cost import run_memory
 from edgetiny.device import cpu_model
 from edgetiny.errors import ConfigError, DataError, DeviceError
-from edgetiny.files import atomic_file, read_json, refuse_existing, writing
+from edgetiny.files import atomic_file, read_json, refuse_existing, sha256_file, writing
 from edgetiny.measure import available_bytes, cores
 
 # 7.5M parameters: a step of milliseconds, in which what a change of the code costs still shows.
@@ -56,22 +58,26 @@ def run(config: GateConfig, reporter: Reporter = QUIET) -> GateResult:
     """Judge --head against --base and write what was asked for.
 
     Raises a one-line error for a side that is not there or cannot be measured, a baseline of
-    another machine or schema, and a model that does not fit the memory three times.
+    another machine, model or schema or without a batch's speed, and a model that does not fit the
+    memory three times.
     """
     written = [
         path for path in (config.out, config.markdown, config.github, config.bencher) if path
     ]
+    if len(set(written)) < len(written):
+        raise ConfigError("--out, --markdown, --github and --bencher must be different files")
     for path in written:
         refuse_existing(path, overwrite=config.overwrite)
         with writing(path):  # found out before the long run, not after it
             path.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=path.parent).close()
-    subject, opening = _subject(config)
+    subject, sha256, opening = _subject(config)
     machine = _machine(config.threads)
-    suite = _suite(config, subject)
+    suite = _suite(config, subject, sha256)
     baseline = None
     if config.base is not None and config.base.endswith(".json"):
-        baseline = _read_baseline(Path(config.base), machine, suite)
+        timed = config.batch if config.speed else ()
+        baseline = _read_baseline(Path(config.base), machine, suite, timed)
         config = replace(config, base=None)
     if config.speed:
         _check_memory(subject, config)
@@ -152,14 +158,19 @@ def _count_both(
             return {name: each.result() for name, each in pending.items()}
 
 
-def _subject(config: GateConfig) -> tuple[ModelConfig, dict[str, Any]]:
-    """Return the shape that is decoded, and what opens it in a side's process."""
+def _subject(config: GateConfig) -> tuple[ModelConfig, str, dict[str, Any]]:
+    """Return the shape that is decoded, the hash of all of it, and what opens it in a process."""
     context = config.prompt_tokens + config.steps
     opening: dict[str, Any] = {"path": None, "config": SUBJECT.to_hf(), "context": context}
-    subject = SUBJECT
+    subject, sha256 = SUBJECT, hashlib.sha256(json.dumps(SUBJECT.to_hf()).encode()).hexdigest()
     if config.source is not None:
-        artefact = is_artefact(config.source)
-        opened = Artefact.open(config.source) if artefact else Checkpoint.open(config.source)
+        opened: Artefact | Checkpoint
+        if is_artefact(config.source):
+            opened = Artefact.open(config.source)
+            sha256 = sha256_file(config.source / MANIFEST)  # it has the hash of every other file
+        else:
+            opened = Checkpoint.open(config.source)
+            sha256 = opened.sha256
         subject = opened.config
         opening |= {"path": str(config.source.resolve()), "config": subject.to_hf()}
     if context > subject.max_position_embeddings:
@@ -167,7 +178,7 @@ def _subject(config: GateConfig) -> tuple[ModelConfig, dict[str, Any]]:
             f"the model holds {subject.max_position_embeddings} tokens, {config.prompt_tokens} +"
             f" {config.steps} were asked for; give fewer --steps"
         )
-    return subject, opening | {"threads": config.threads}
+    return subject, sha256, opening | {"threads": config.threads}
 
 
 def _machine(threads: int) -> dict[str, Any]:
@@ -181,10 +192,11 @@ def _machine(threads: int) -> dict[str, Any]:
     }
 
 
-def _suite(config: GateConfig, subject: ModelConfig) -> dict[str, Any]:
+def _suite(config: GateConfig, subject: ModelConfig, sha256: str) -> dict[str, Any]:
     """Return what decides which figures can be held against each other."""
     return {
         "source": None if config.source is None else str(config.source),
+        "sha256": sha256,
         "num_hidden_layers": subject.num_hidden_layers,
         "hidden_size": subject.hidden_size,
         "vocab_size": subject.vocab_size,
@@ -205,15 +217,20 @@ def _check_memory(subject: ModelConfig, config: GateConfig) -> None:
         )
 
 
-def _read_baseline(path: Path, machine: Mapping[str, Any], suite: Mapping[str, Any]) -> _Baseline:
-    """Return an earlier gate's head. Raises a one-line error unless it was measured as this is."""
+def _read_baseline(
+    path: Path, machine: Mapping[str, Any], suite: Mapping[str, Any], batches: Sequence[int]
+) -> _Baseline:
+    """Return an earlier gate's head. Raises a one-line error unless it was measured as this is.
+
+    batches: those whose speed it has to hold.
+    """
     document = read_json(path, schema_version=SCHEMA_VERSION, error=DataError)
     if document.get("kind") != "gate":
         raise DataError(f"{path} is no gate's result; write one with: edgetiny gate --out {path}")
     try:
         for what, here in (("machine", machine), ("suite", suite)):
             _refuse_another(path, what, document[what], here)
-        return _Baseline(
+        found = _Baseline(
             name=f"{path}: {document['head']}",
             figures={name: Figure.from_json(each) for name, each in document["figures"].items()},
             step_ms={
@@ -225,6 +242,13 @@ def _read_baseline(path: Path, machine: Mapping[str, Any], suite: Mapping[str, A
         raise DataError(
             f"{path} lacks {error}; write it again with: edgetiny gate --out"
         ) from error
+    untimed = [str(batch) for batch in batches if not found.step_ms.get(batch)]
+    if untimed:
+        raise DataError(
+            f"baseline {path} holds no speed at batch {', '.join(untimed)}; write it again with"
+            " that --batch, or give --no-speed"
+        )
+    return found
 
 
 def _refuse_another(

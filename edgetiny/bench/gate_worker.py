@@ -71,11 +71,14 @@ def main(wrap: Wrap = lambda runtime: runtime) -> int:
 
 
 def serve(lines: Iterable[str], emit: Emit, wrap: Wrap) -> None:
-    """Open what the first line names, then answer line by line."""
+    """Open what the first line names, then answer line by line.
+
+    An artefact is opened again for another batch, which another of its plans may decode.
+    """
     requests = (json.loads(line) for line in lines)
     opening = next(requests)
     torch.set_num_threads(opening["threads"])
-    runtime = wrap(_open(opening))
+    batch, runtime = 1, wrap(_open(opening, 1))
     emit(
         {
             "package": str(Path(edgetiny.__file__).parents[1]),
@@ -85,6 +88,12 @@ def serve(lines: Iterable[str], emit: Emit, wrap: Wrap) -> None:
         }
     )
     for request in requests:
+        wanted = request.get("batch", batch)
+        if wanted != batch and _is_artefact(opening):
+            # Another plan decodes another batch. Threads of an idle engine would slow the next.
+            del runtime
+            gc.collect()
+            batch, runtime = wanted, wrap(_open(opening, wanted))
         emit(_DO[request.pop("do")](runtime, **request))
 
 
@@ -186,8 +195,14 @@ _DO: Mapping[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def _open(opening: Mapping[str, Any]) -> Runtime:
+def _is_artefact(opening: Mapping[str, Any]) -> bool:
+    return opening["path"] is not None and (Path(opening["path"]) / "manifest.json").is_file()
+
+
+def _open(opening: Mapping[str, Any], batch: int) -> Runtime:
     context, threads = opening["context"], opening["threads"]
+    if _is_artefact(opening):
+        return open_runtime(opening["path"], context=context, threads=threads, max_batch=batch)
     if opening["path"] is not None:
         return open_runtime(opening["path"], context=context, threads=threads)
     config = ModelConfig.from_hf(opening["config"])

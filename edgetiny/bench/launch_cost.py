@@ -5,7 +5,7 @@ bytes that are read at a bandwidth BW. The paper's Table 2 is almost all tau.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ def fits(rows: Sequence[Row]) -> dict[str, LaunchCost]:
     """Return a fit for each group of rows that differ in their model only, where depths do."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[group_name(row)].append(row)
+        groups[group_name(row, rows)].append(row)
     return {
         name: fit_launch_cost(
             [row["model"]["num_hidden_layers"] for row in group],
@@ -97,7 +97,20 @@ def fits_table(rows: Sequence[Row]) -> dict[str, Any]:
     return {"cost_of_a_layer": [{"rows_of": name} | fit.as_json() for name, fit in found.items()]}
 
 
-def group_name(row: Row) -> str:
+def group_name(row: Row, rows: Sequence[Row]) -> str:
     """Return in words what a row has in common with others of the same protocol and engine."""
-    depth = f", context {row['n_depth']}" if row["n_depth"] else ""
-    return f"{row['runtime']} {row['precision']} batch {row['n_batch']}{depth}"
+    depth = [f"context {row['n_depth']}"] if row["n_depth"] else []
+    name = f"{row['runtime']} {row['precision']} batch {row['n_batch']}"
+    return ", ".join([name, *depth, *differing(row, rows)])
+
+
+def differing(row: Row, rows: Sequence[Row]) -> list[str]:
+    """Return a row's device, threads and lengths in words, each only where `rows` differ in it."""
+    return [words(row) for words in _WORDS if len({words(each) for each in rows}) > 1]
+
+
+_WORDS: tuple[Callable[[Row], str], ...] = (
+    lambda row: str(row["device"]),
+    lambda row: f"{row['n_threads']} threads",
+    lambda row: f"{row['n_prompt']}+{row['n_gen']} tokens",
+)

@@ -44,7 +44,7 @@ def run(config: BenchConfig, reporter: Reporter = QUIET) -> BenchResult:
     outputs.check()
     threads = config.threads or cores()
     plan = make_plan(config, device, threads, reporter)
-    kept = _kept_rows(config)
+    kept = _kept_rows(config, device)
     known = {row_key(row) for row in kept}
     to_measure = [case for case in plan.cases if case.key(threads) not in known]
     check_cases(to_measure, device)
@@ -140,15 +140,20 @@ class _Bench:
             return None
 
 
-def _kept_rows(config: BenchConfig) -> list[dict[str, Any]]:
-    """Return the rows that --resume keeps. Raises ConfigError for those of another machine."""
+def _kept_rows(config: BenchConfig, device: PeakDevice) -> list[dict[str, Any]]:
+    """Return the rows that --resume keeps.
+
+    Raises ConfigError for those of another machine or device.
+    """
     if not config.resume or config.out is None or not config.out.exists():
         return []
     rows = read_result(config.out)
-    others = {row["cpu_info"] for row in rows} - {cpu_model()}
+    here = (cpu_model(), cuda_name() if device == "cuda" else None)
+    others = {(row["cpu_info"], row.get("gpu_info")) for row in rows} - {here}
     if others:
+        there, this = (", ".join(filter(None, each)) for each in (others.pop(), here))
         raise ConfigError(
-            f"{config.out} has rows of another machine ({others.pop()}; this is {cpu_model()});"
+            f"{config.out} has rows of another machine or device ({there}; this is {this});"
             " choose another --out"
         )
     return rows

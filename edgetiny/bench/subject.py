@@ -105,10 +105,13 @@ def check_fits(subject: Subject, protocol: Protocol, available: int | None) -> N
     """Raise a one-line error if context, batch or memory do not do, before anything is loaded."""
     if protocol.context > subject.max_context:
         before = protocol.depth + protocol.prompt_tokens
+        room = subject.max_context - before
+        advice = f"--new-tokens {room} or less"
+        if room < 2:  # the least number of new tokens
+            advice = f"a smaller {'--context' if protocol.depth else '--prompt-tokens'}"
         raise ConfigError(
             f"{subject.name} holds {subject.max_context} tokens, {before} +"
-            f" {protocol.new_tokens} were asked for; give --new-tokens"
-            f" {max(2, subject.max_context - before)} or less"
+            f" {protocol.new_tokens} were asked for; give {advice}"
         )
     if subject.max_batch is not None and protocol.batch > subject.max_batch:
         raise ConfigError(

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from edgetiny.bench.launch_cost import differing
+
 Row = Mapping[str, Any]
 
 # More columns than a terminal shows.
@@ -54,7 +56,12 @@ def shared_facts(rows: Sequence[Row]) -> dict[str, Any]:
 def lines(rows: Sequence[Row]) -> list[dict[str, str]]:
     """Return one line per row; columns that say nothing about any row are left out."""
     table = [{name: cell(row) for name, cell in _CELLS.items()} for row in rows]
-    said = [name for name in _CELLS if any(line[name] != "-" for line in table)]
+    said = [
+        name
+        for name in _CELLS
+        if any(line[name] != "-" for line in table)
+        and (name not in _IN_THE_HEAD or len({line[name] for line in table}) > 1)
+    ]
     return [{name: line[name] for name in said} for line in table]
 
 
@@ -99,7 +106,7 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
     ]
     if len({other["n_depth"] for other in rows}) > 1:
         parts.append(f"context {row['n_depth']}")
-    return " ".join([*parts, f"batch {row['n_batch']}"])
+    return ", ".join([" ".join([*parts, f"batch {row['n_batch']}"]), *differing(row, rows)])
 
 
 def _line(label: str, names: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
@@ -213,6 +220,9 @@ _CELLS: Mapping[str, Callable[[Row], str]] = {
     "precision": lambda row: str(row["precision"]),
     "batch": lambda row: str(row["n_batch"]),
     "context": lambda row: str(row["n_depth"] or "-"),
+    "device": lambda row: str(row["device"]),
+    "threads": lambda row: str(row["n_threads"]),
+    "tokens": lambda row: f"{row['n_prompt']}+{row['n_gen']}",
     "tok/s": lambda row: f"{row['tok_per_s_per_sequence']['median']:.4g}",
     "10%_to_90%": _range,
     "summed": lambda row: f"{row['tok_per_s_summed']['median']:.4g}",
@@ -233,5 +243,6 @@ _CELLS: Mapping[str, Callable[[Row], str]] = {
 }
 
 # Of the columns above, those that say which row it is, and those that a terminal shows always.
-_IDENTITY = ("runtime", "precision", "batch", "context")
+_IN_THE_HEAD = ("device", "threads", "tokens")  # `shared_facts`, unless rows differ in them
+_IDENTITY = ("runtime", "precision", "batch", "context", *_IN_THE_HEAD)
 _CHIEF = ("tok/s", "summed", "reference", "step_ms", "limit_ms", "MBU", "valid")

@@ -45,7 +45,7 @@ class GateConfig(Config):
         (1, 4), "sequences decoded together; repeat for more", minimum=1
     )
     prompt_tokens: int = setting(2, "tokens before the first new one", minimum=1)
-    steps: int = setting(8, "decode steps of one sample", minimum=2)
+    steps: int = setting(8, "decode steps of one sample", minimum=3)
     blocks: int = setting(6, "blocks of interleaved samples a round, two samples a side", minimum=2)
     rounds: int = setting(3, "rounds at least, each in fresh processes", minimum=2)
     rounds_at_most: int = setting(10, "rounds until a verdict, then it is inconclusive", minimum=2)
@@ -74,6 +74,8 @@ class GateConfig(Config):
     def check(self) -> None:
         if not self.batch:
             raise ConfigError("batch is an empty list; give at least one --batch")
+        if self.github is not None and not self.speed:
+            raise ConfigError("--github writes speeds and --no-speed measures none; drop one")
         if self.rounds_at_most < self.rounds:
             raise ConfigError(
                 f"--rounds-at-most {self.rounds_at_most} is below --rounds {self.rounds}"

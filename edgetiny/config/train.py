@@ -1,10 +1,10 @@
 """Settings of `edgetiny train`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from edgetiny.config.base import Config, setting
+from edgetiny.config.base import Config, flag_name, setting
 from edgetiny.errors import ConfigError
 
 _STEPS = 1000
@@ -93,6 +93,10 @@ class TrainConfig(Config):
             raise ConfigError("--resume keeps --out and --overwrite replaces it; give one of them")
         if self.fraction and self.steps is not None:
             raise ConfigError("--fraction says how many steps there are; give it or --steps")
+        if not self.sample_every:
+            for spec in fields(self):
+                if spec.name.startswith("sample_") and getattr(self, spec.name) != spec.default:
+                    raise ConfigError(f"{flag_name(spec)} does nothing without --sample-every")
         if self.out.resolve() == self.checkpoint.resolve():
             raise ConfigError(
                 f"--out is the checkpoint to start from, {self.checkpoint}; choose another folder"

@@ -2,7 +2,7 @@
 
 import subprocess
 
-_QUERY = ("nvidia-smi", "--format=csv,noheader,nounits", "--id=0")
+_QUERY = ("nvidia-smi", "--format=csv,noheader,nounits")
 
 
 def cuda_name() -> str | None:
@@ -31,7 +31,13 @@ def cuda_frequency_hz() -> float | None:
 
 
 def _query(field: str) -> float | None:
-    command = [*_QUERY, f"--query-gpu={field}"]
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    # By its UUID: torch's first device is another one where CUDA_VISIBLE_DEVICES says so.
+    uuid = torch.cuda.get_device_properties(0).uuid
+    command = [*_QUERY, f"--id=GPU-{uuid}", f"--query-gpu={field}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         return float(done.stdout.strip())

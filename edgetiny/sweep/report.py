@@ -18,6 +18,7 @@ def render(result: SweepResult) -> str:
         "<h1>Shapes of one size, trained alike</h1>",
         "<p>Held-out bits per byte after equal tokens, one seed a shape. Lower is better.</p>",
         page.table(rows),
+        *_doubts(result),
         "<h2>Quality against speed</h2>",
         "<p>tok/s as measured here on the exported model, summed over the batch. The line joins the"
         " shapes that no other beats in both (marked * above).</p>",
@@ -34,6 +35,11 @@ def render(result: SweepResult) -> str:
             body += [f"<h3>{label.capitalize()}</h3>", line_chart(series, label, "bits per byte")]
     body += ["<h2>Settings</h2>", page.facts_table(result.settings)]
     return page.page("Shapes of one size", body)
+
+
+def _doubts(result: SweepResult) -> list[str]:
+    doubts = result.doubts()
+    return ["<h3>Speeds that are not valid</h3>", page.facts_table(doubts)] if doubts else []
 
 
 def _front(rows: list[dict[str, object]]) -> str:

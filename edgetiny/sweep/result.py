@@ -30,11 +30,17 @@ class SweepResult:
 
     def summary(self) -> dict[str, Any]:
         """Return what the command line prints."""
+        doubts = self.doubts()
         return {
             "shapes": self.ranked(),
+            **({"doubts": doubts} if doubts else {}),
             "correlations": self.correlations(),
             "report": str(self.page),
         }
+
+    def doubts(self) -> dict[str, str]:
+        """Return why a shape's speed is not to be believed, for those of which bench said so."""
+        return {row["shape"]: "; ".join(row["doubts"]) for row in self.rows if row.get("doubts")}
 
     def ranked(self) -> list[dict[str, Any]]:
         """Return the rows, the best first, with a mark where none is better and as fast."""
@@ -42,7 +48,8 @@ class SweepResult:
             [row["bits_per_byte"] for row in self.rows], [row["tok_s"] for row in self.rows]
         )
         marked = [
-            row | {"front": "*" if is_best else ""}
+            {name: value for name, value in row.items() if name != "doubts"}
+            | {"front": "*" if is_best else "", "valid": "no" if row.get("doubts") else "yes"}
             for row, is_best in zip(self.rows, best, strict=True)
         ]
         return sorted(marked, key=lambda row: float(row["bits_per_byte"]))

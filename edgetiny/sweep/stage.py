@@ -129,6 +129,7 @@ class _Sweep:
             "tokens": training.n_steps * training.batch_size * training.sequence_length,
             "bits_per_byte": scores.total.bits_per_byte,
             "tok_s": speed["tok_per_s_summed"]["median"],
+            "doubts": speed["doubts"],
         }
 
     def _initialise(self, shape: ModelConfig, folder: Path) -> None:

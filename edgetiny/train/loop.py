@@ -62,7 +62,7 @@ class Loop:
     def run(self) -> None:
         """Do the steps that are left and write the finished checkpoint.
 
-        Raises CheckFailed when the loss is not finite, KeyboardInterrupt after Ctrl-C.
+        Raises CheckFailed when a loss is not finite, KeyboardInterrupt after Ctrl-C.
         """
         config = self._config
         if self._state.step == 0:
@@ -116,11 +116,7 @@ class Loop:
         seconds = result.seconds + time.perf_counter() - started
         done, n_tokens = result.step + 1, tokens_per_step(self._config)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise CheckFailed(
-                f"step {done}: the loss is {loss}, the gradient norm {grad_norm};"
-                f" {self._config.out} keeps the state after step {self._saved_step}."
-                " Train from it, or anew, with a lower --learning-rate"
-            )
+            raise self._diverged(done, f"the loss is {loss}, the gradient norm {grad_norm}")
         tok_s = n_tokens / seconds
         mfu = tok_s / self._tok_s_at_peak if self._tok_s_at_peak else None
         log.step(
@@ -144,6 +140,12 @@ class Loop:
             seconds=self._state.seconds + seconds,
         )
 
+    def _diverged(self, done: int, what: str) -> CheckFailed:
+        return CheckFailed(
+            f"step {done}: {what}; {self._config.out} keeps the state after step"
+            f" {self._saved_step}. Train from it, or anew, with a lower --learning-rate"
+        )
+
     def _validate(self, log: Log, done: int) -> Scores | None:
         if self._documents is None:
             return None
@@ -153,6 +155,8 @@ class Loop:
             context=self._config.sequence_length,
             batch_size=self._config.batch_size,
         )
+        if not math.isfinite(scores.total.loss):
+            raise self._diverged(done, f"the held-out loss is {scores.total.loss}")
         log.validation(done, scores.total.loss, scores.bits_per_byte)
         shown = f"{scores.total.bits_per_byte:.4f}"
         if len(scores.groups) > 1:

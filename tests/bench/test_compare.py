@@ -70,7 +70,7 @@ def test_twice_as_fast_is_no_tie(results):
     assert row.cells()["ttft"].endswith("shorter")
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("n", [2, 3])
 def test_samples_are_read_back_from_a_spread_of_up_to_three(results, n):
     """A row with its samples and one without, as written before, give the same intervals."""
     from edgetiny.measure import spread
@@ -103,6 +103,20 @@ def test_samples_are_read_back_from_a_spread_of_up_to_three(results, n):
         assert new_found.ratio == pytest.approx(old_found.ratio)
         assert new_found.low == pytest.approx(old_found.low)
         assert new_found.high == pytest.approx(old_found.high)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_one_repeat_on_a_side_is_a_ratio_and_no_verdict(results, is_first):
+    def once(row):
+        speed_up(2.0)(row)
+        row["samples_ns"] = row["samples_ns"][:1]
+
+    files = [results("once", once), results("a")]
+    found = compare(*(files if is_first else reversed(files))).rows[0]
+    ratio = 0.5 if is_first else 2.0
+    assert found.decode_tok_per_s == pytest.approx(ratio)
+    assert found.ttft == pytest.approx(1 / ratio)
+    assert found.cells()["decode_tok_per_s"] == f"{ratio:.3f}"
 
 
 def test_many_repeats_without_samples_have_no_interval(results):

@@ -1,5 +1,8 @@
+import json
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,11 +11,14 @@ from edgetiny.bench.deterministic import (
     Figure,
     artefact_figures,
     compare_figures,
+    count_instructions,
     parse_perf,
     write_tiny,
 )
-from edgetiny.bench.gate_worker import count_ops, decode
+from edgetiny.bench.gate_sides import Side
+from edgetiny.bench.gate_worker import count_ops, decode, serve
 from edgetiny.checkpoint import Checkpoint
+from edgetiny.config.compare import GateConfig
 from edgetiny.errors import DeviceError
 from edgetiny.runtimes import EagerRuntime, open_runtime
 
@@ -56,6 +62,15 @@ def test_a_lost_figure_fails_and_a_new_one_passes():
     assert (lost.outcome, new.outcome) == ("regress", "new")
     assert "export failed: why" in lost.note
     assert lost.share is None
+
+
+def test_a_lost_count_of_instructions_says_which_tool_is_missing(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    side = Side("head", Path("nowhere"), "a commit")
+    figures, absent = count_instructions(side, GateConfig())
+    assert figures == {}
+    [change] = compare_figures({"instructions per step, perf": figure(9)}, figures, absent)
+    assert (change.outcome, change.note.endswith(": perf is not installed")) == ("regress", True)
 
 
 def test_a_figure_survives_its_file():
@@ -111,6 +126,31 @@ def test_operators_of_a_step_are_counted_alike_every_time(make_checkpoint):
 
 def test_an_artefact_runs_no_torch_operators(tiny_artefact):
     assert count_ops(open_runtime(tiny_artefact, threads=1), 1, 2) == {}
+
+
+def test_each_batch_is_decoded_by_its_own_plan(make_artefact, make_checkpoint):
+    artefact = make_artefact(make_checkpoint(vocab_size=96), batch=(1, 2))
+    opening = {"path": str(artefact), "context": 8, "threads": 1}
+    decoding = {"do": "decode", "prompt_tokens": 2, "steps": 3}
+    opened, answers = [], []
+
+    def keep(runtime):
+        opened.append(runtime)
+        return runtime
+
+    lines = [opening, *(decoding | {"batch": batch} for batch in (1, 2, 2))]
+    serve(map(json.dumps, lines), answers.append, keep)
+    assert [len(answer["step_ns"]) for answer in answers[1:]] == [3, 3, 3]
+
+    tokens, lengths = np.array([[1, 2, 3], [4, 5, 6]]), np.array([3, 3])
+    first, second = (runtime.prefill(tokens, lengths) for runtime in opened)
+    expected = [
+        open_runtime(artefact, context=8, threads=1, max_batch=batch).prefill(tokens, lengths)
+        for batch in (1, 2)
+    ]
+    assert np.array_equal(first, expected[0])
+    assert np.array_equal(second, expected[1])
+    assert not np.array_equal(first, second)
 
 
 def test_a_sample_has_a_time_for_each_step(make_checkpoint):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from safetensors.torch import save_file
 
 from edgetiny.bench.deterministic import Figure, compare_figures
 from edgetiny.bench.gate import run
@@ -67,7 +68,7 @@ def result_of(*, ratio=1.0, grown=0, base="before"):
         speed=[SpeedLine.of(row_of(ratio))],
         changes=compare_figures(base_figures, figures, {}) if base else [],
         figures=figures,
-        absent={"instructions per step": "valgrind is not installed"},
+        absent={"instructions per step, valgrind": "valgrind is not installed"},
         machine={
             "cpu": "a processor",
             "cores": 2,
@@ -77,6 +78,7 @@ def result_of(*, ratio=1.0, grown=0, base="before"):
         },
         suite={
             "source": None,
+            "sha256": "0" * 64,
             "num_hidden_layers": 8,
             "hidden_size": 256,
             "vocab_size": 4096,
@@ -110,7 +112,7 @@ def test_the_comment_says_what_grew_and_what_is_absent():
     assert text.startswith("### Speed: regress\n")
     assert "1.150" in text
     assert "+2 Add" in text
-    assert "absent: instructions per step: valgrind is not installed" in text
+    assert "absent: instructions per step, valgrind: valgrind is not installed" in text
 
 
 def test_the_services_get_rates_where_bigger_is_better():
@@ -138,6 +140,10 @@ def test_settings_that_contradict_are_refused():
         GateConfig(rounds=2, blocks=2)
     with pytest.raises(ConfigError, match="at least one --batch"):
         GateConfig(batch=())
+    with pytest.raises(ConfigError, match="steps must be"):
+        GateConfig(steps=2)
+    with pytest.raises(ConfigError, match="--no-speed measures none"):
+        GateConfig(speed=False, github=Path("rates.json"))
 
 
 def test_sides_that_are_not_there(refused, tmp_path, repository):
@@ -157,6 +163,8 @@ def test_a_context_beyond_the_model_and_an_existing_file(refused, make_checkpoin
         assert "--overwrite" in refused(flag, out)
     assert out.read_text() == "mine"
     assert "cannot write" in refused("--out", out / "gate.json")
+    new = tmp_path / "new"
+    assert "must be different files" in refused("--out", new, "--markdown", new)
 
 
 def test_both_sides_are_copies_that_go_away(repository):
@@ -250,6 +258,23 @@ def test_a_stored_baseline(make_checkpoint, tmp_path, refused, capsys):
     ):
         out.write_text(json.dumps(document | edit))
         assert message in refused(*words)
+
+
+@pytest.mark.slow
+def test_a_baseline_of_other_weights_or_without_a_speed_never_passes(
+    make_checkpoint, tmp_path, refused
+):
+    checkpoint, out = make_checkpoint(), tmp_path / "base.json"
+    settings = {"source": checkpoint.path, "head": ROOT, "batch": (1,), "speed": False, **QUICK}
+    run(GateConfig(**settings, out=out))
+    words = [checkpoint.path, "--head", ROOT, "--base", out, "--batch", "1", "--no-export"]
+    words += ["--instructions", "none"]
+    assert "holds no speed at batch 1" in refused(*words)
+
+    tensors = checkpoint.state_dict()
+    changed = {name: tensor + 1 for name, tensor in tensors.items()}
+    save_file(changed, checkpoint.path / "model.safetensors")
+    assert "of another suite: sha256" in refused(*words, "--no-speed")
 
 
 @pytest.mark.slow

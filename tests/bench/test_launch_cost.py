@@ -55,6 +55,10 @@ def row(layers, n_bytes, seconds, **other):
         "precision": "fp16",
         "n_batch": 20,
         "n_depth": 0,
+        "device": "cpu",
+        "n_threads": 2,
+        "n_prompt": 2,
+        "n_gen": 510,
         "model": {"num_hidden_layers": layers},
         "roofline": {"bytes_per_step": n_bytes, "measured_step_ms": 1e3 * seconds},
     } | other
@@ -71,3 +75,19 @@ def test_rows_are_fitted_by_engine_and_protocol():
     }
     assert len(fits_table(rows)["cost_of_a_layer"]) == 2
     assert fits_table(rows[:2]) == {}
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"device": "cuda:0"}, "cuda:0"),
+        ({"n_threads": 1}, "1 threads"),
+        ({"n_gen": 64}, "2+64 tokens"),
+    ],
+)
+def test_rows_of_another_device_threads_or_lengths_are_fitted_apart(other, words):
+    rows = [row(*each) for each in zip(LAYERS, BYTES, times(1.8, 800e9), strict=True)]
+    rows += [row(*each, **other) for each in zip(LAYERS, BYTES, times(0.2, 800e9), strict=True)]
+    found = fits(rows)
+    assert sorted(round(fit.tau_ms, 3) for fit in found.values()) == [0.2, 1.8]
+    assert f"eager fp16 batch 20, {words}" in found

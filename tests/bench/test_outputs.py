@@ -136,6 +136,15 @@ def test_many_rows_are_lines_and_fit_a_terminal(family):
     json.dumps(summary)
 
 
+def test_rows_that_differ_in_threads_alone_have_a_name_each():
+    rows = [golden(n_threads=n, tok_per_s_summed={"median": 100.0 * n}) for n in (1, 2)]
+    line = BenchResult(rows, None).summary()["results"][1]
+    assert line["batch 20, 1 threads"].startswith("100 ")
+    assert line["batch 20, 2 threads"].startswith("200 ")
+    assert [each["threads"] for each in lines(rows)] == ["1", "2"]
+    assert "threads" not in lines(rows[:1])[0]
+
+
 def test_markdown_leaves_out_what_no_row_has(family):
     assert "| J/token" not in markdown(family)
     assert "J/token" in markdown([golden(joules_per_token={"median": 0.5})])

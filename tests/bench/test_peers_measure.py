@@ -8,6 +8,7 @@ from peers.measure import (
     near_the_best,
     of_cell,
     pass_ratio,
+    pass_ratios,
     prompt,
     rate,
     shuffled,
@@ -53,6 +54,20 @@ def test_prompts_differ_in_each_row_and_the_first_is_shared_by_all_batches() -> 
     assert len({tuple(row) for row in rows}) == 20
     assert rows[0] == prompt(1)[0]
     assert all(3 <= token < 16_000 for row in rows for token in row)
+
+
+def test_a_pass_that_was_killed_or_failed_is_left_out() -> None:
+    def run(number: int, slot: int) -> dict[str, object]:
+        name = ("ref", "row")[slot % 2]
+        speed = 2.0 if slot % 2 else 1.0
+        return {"round": number, "slot": slot, "setting": name, "tokens": speed, "seconds": 1.0}
+
+    whole = [run(1, slot) for slot in range(7)]
+    killed = [run(2, 0), run(3, 0), run(3, 1), run(3, 2)]
+    failed = [run(4, slot) for slot in range(6)]
+    failed.append({"round": 4, "slot": 6, "setting": "ref", "error": "ended with code 1"})
+    assert pass_ratios([*killed, *whole, *failed], "ref") == [2.0]
+    assert pass_ratios(killed, "ref") == []
 
 
 def test_a_pass_sets_each_run_against_its_two_neighbours() -> None:

@@ -22,6 +22,11 @@ def facts(name: str, is_ours: bool = False) -> Facts:
     return Facts(name=name, is_ours=is_ours, size_bytes=62_500_000, n_weights=10**8, gap=0.1)
 
 
+def page_of(table: dict[str, Any]) -> str:
+    empty: dict[str, Any] = {"introduction": [], "screening": [], "stability": [], "settings": []}
+    return markdown(empty | {"screening_note": "", "cells": [table]})
+
+
 def rounds() -> list[dict[str, Any]]:
     rows = []
     for number in range(1, 6):
@@ -59,7 +64,16 @@ def test_only_rounds_of_both_are_compared_and_failures_are_listed() -> None:
     slow = table["rows"][1]
     assert slow["n_runs"] == 4
     assert slow["ratio"]["confidence"] == 0.875  # 1 - 2 / 2**4
+    assert slow["ratio"]["verdict"] == slow["decode_ratio"]["verdict"] == "too few rounds"
     assert table["failures"] == [{"setting": "slow peer", "round": 3, "error": "ended with code 1"}]
+    assert ", 4 rounds | " in page_of(table)
+
+
+def test_a_failure_that_ran_when_tried_again_is_not_listed() -> None:
+    failed = {"setting": "slow peer", "round": 3, "batch": 1, "error": "ended with code 1"}
+    table = cell_table("A", [failed, *rounds()], [facts("slow peer"), facts("ours", is_ours=True)])
+    assert table["failures"] == []
+    assert " rounds | " not in page_of(table)
 
 
 def test_a_cell_without_ours_has_speeds_and_no_ratios() -> None:
@@ -69,10 +83,11 @@ def test_a_cell_without_ours_has_speeds_and_no_ratios() -> None:
 
 
 def test_an_interval_with_one_inside_is_a_tie() -> None:
-    assert verdict(0.99, 1.4) == "tie"
-    assert verdict(1.0, 1.4) == "tie"
-    assert verdict(1.01, 1.4) == "ours faster"
-    assert verdict(0.5, 0.99) == "ours slower"
+    assert verdict(0.99, 1.4, 0.9375) == "tie"
+    assert verdict(1.0, 1.4, 0.9375) == "tie"
+    assert verdict(1.01, 1.4, 0.9375) == "ours faster"
+    assert verdict(0.5, 0.99, 0.9375) == "ours slower"
+    assert verdict(1.01, 1.4, 0.5) == "too few rounds"
 
 
 def test_every_line_of_a_table_has_the_same_columns() -> None:

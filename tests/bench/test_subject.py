@@ -30,9 +30,9 @@ def artefact(make_checkpoint):
         "context": 64,
         "max_batch": 4,
         "files": {
-            "model.onnx": {"bytes": 1000},
-            "model.onnx.data": {"bytes": 9000},
-            "config.json": {"bytes": 1},
+            "model.onnx": {"bytes": 1000, "sha256": "0" * 64},
+            "model.onnx.data": {"bytes": 9000, "sha256": "0" * 64},
+            "config.json": {"bytes": 1, "sha256": "0" * 64},
         },
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
@@ -196,6 +196,11 @@ def test_a_context_beyond_the_model_is_refused(make_checkpoint):
     with pytest.raises(ConfigError, match=r"holds 64 tokens, 12 \+ 53 .*--new-tokens 52 or less"):
         deep = Protocol(batch=1, prompt_tokens=2, new_tokens=53, repeats=1, depth=10)
         check_fits(subject, deep, None)
+    with pytest.raises(ConfigError, match="give a smaller --context"):
+        full = Protocol(batch=1, prompt_tokens=2, new_tokens=2, repeats=1, depth=61)
+        check_fits(subject, full, None)
+    with pytest.raises(ConfigError, match="give a smaller --prompt-tokens"):
+        check_fits(subject, Protocol(batch=1, prompt_tokens=63, new_tokens=2, repeats=1), None)
 
 
 def test_memory_is_predicted_before_loading():

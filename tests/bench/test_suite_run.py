@@ -11,6 +11,7 @@ from edgetiny.bench.stage import run
 from edgetiny.cli import main
 from edgetiny.config.run import BenchConfig
 from edgetiny.console import Reporter
+from edgetiny.device import cpu_model
 from edgetiny.errors import ConfigError
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/schemas/result.schema.json").read_text())
@@ -84,10 +85,15 @@ def test_a_suite_keeps_what_it_has_and_goes_on(suite, tmp_path, capsys):
     assert read_result(files["json"]) == printed["rows"]
 
 
-def test_rows_of_another_machine_are_not_gone_on_with(suite, tmp_path):
+@pytest.mark.parametrize(
+    "where", [{"cpu_info": "another processor"}, {"gpu_info": "a GPU", "device": "cuda:0"}]
+)
+def test_rows_of_another_machine_are_not_gone_on_with(suite, tmp_path, where):
     golden = Path(__file__).parents[1] / "golden/bench_result.json"
     document = json.loads(golden.read_text())
-    document["rows"][0]["cpu_info"] = "another processor"
+    for row in document["rows"]:
+        row["cpu_info"] = cpu_model()
+    document["rows"][0] |= where
     out = tmp_path / "r.json"
     out.write_text(json.dumps(document))
     with pytest.raises(ConfigError, match="rows of another machine"):

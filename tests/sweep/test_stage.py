@@ -36,6 +36,7 @@ def test_a_sweep_trains_measures_and_goes_on_where_it_was(shards, tmp_path, caps
         assert row["tokens"] == 992
         assert 0 < row["bits_per_byte"] < 20
         assert row["tok_s"] > 0
+        assert isinstance(row["doubts"], list)
     assert "<svg" in (out / "sweep.html").read_text()
     # As if stopped after the first shape: its row stays, the second's training is not repeated.
     document["rows"] = [first | {"bits_per_byte": 1.0}]

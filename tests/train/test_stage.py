@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -181,7 +182,7 @@ def test_greedy_samples_do_not_depend_on_the_seed(settings: Settings) -> None:
     from edgetiny.train.sample import Sampler
 
     def continuations(temperature: float) -> set[str]:
-        config = settings(sample_temperature=temperature, sample_tokens=8)
+        config = settings(sample_every=1, sample_temperature=temperature, sample_tokens=8)
         model = load_model(Checkpoint.open(config.checkpoint))
         sampler = Sampler(config, model, config.checkpoint)
         return {sampler.continuation(seed) for seed in range(4)}
@@ -230,13 +231,31 @@ def test_a_compiled_model_learns_the_same(settings: Settings, tmp_path: Path) ->
 
 def test_a_loss_that_is_not_finite_stops_the_run(settings: Settings) -> None:
     config = settings(steps=50, learning_rate=1e30, clip=0.0, save_every=1, warmup_fraction=0.0)
-    with pytest.raises(CheckFailed, match="--learning-rate"):
+    with pytest.raises(CheckFailed, match="--learning-rate") as failure:
         run(config)
     kept = Checkpoint.open(config.out)
     assert all(tensor.isfinite().all() for tensor in kept.state_dict().values())
     state = json.loads((config.out / STATE_FILE).read_text())
-    assert all(record["step"] <= 50 for record in records(config.out))
+    found = re.search(r"step (\d+): .* after step (\d+)\.", str(failure.value))
+    assert found is not None
+    failed, saved = map(int, found.groups())
+    assert saved == state["step"] == failed - 1
+    assert [record["step"] for record in records(config.out)] == list(range(1, failed))
     assert not state["is_finished"]
+
+
+def test_a_held_out_loss_that_is_not_finite_stops_the_run(settings: Settings) -> None:
+    config = settings(steps=1, learning_rate=1e38, clip=0.0, warmup_fraction=0.0)
+    with pytest.raises(CheckFailed, match=r"step 1: the held-out loss is .* after step 0\."):
+        run(config)
+
+
+@pytest.mark.parametrize(
+    "change", [{"sample_prompt": "The"}, {"sample_tokens": 7}, {"sample_temperature": 0.0}]
+)
+def test_a_sample_that_is_never_printed_is_refused(settings: Settings, change: dict) -> None:
+    with pytest.raises(ConfigError, match="does nothing without --sample-every"):
+        settings(**change)
 
 
 def test_threads_are_put_back(settings: Settings) -> None:
