@@ -1,6 +1,6 @@
 """An exported artefact: a folder whose `manifest.json` names and hashes every file in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,14 +112,33 @@ def read_manifest(path: Path) -> dict[str, Any]:
     files = manifest.get("files")
     if not isinstance(files, dict) or not files:
         raise ArtefactError(f"{path / MANIFEST} lists no files; export the artefact again")
+    for name, facts in files.items():
+        if not isinstance(facts, dict) or not {"bytes", "sha256"} <= facts.keys():
+            raise ArtefactError(
+                f"{path / MANIFEST} lacks the size or the hash of {name}; export the artefact again"
+            )
     return manifest
 
 
 def models_of(path: Path, manifest: Mapping[str, Any]) -> list[ModelFile]:
     """Return the models that a manifest lists, of any schema version so far.
 
-    Raises ArtefactError if a key is missing.
+    Raises ArtefactError if there is none, a key is missing, or a file of one is without a hash.
     """
+    models = _models_of(path, manifest)
+    unhashed = (name for model in models for name in model.files if name not in manifest["files"])
+    missing = "a model" if not models else next(unhashed, None)
+    if missing is not None:
+        raise ArtefactError(f"{path / MANIFEST} does not list {missing}; export the artefact again")
+    return models
+
+
+def runnable_format(models: Sequence[ModelFile]) -> str | None:
+    """Return the format of the first model that a runtime of ours has; None if llama.cpp alone."""
+    return next((model.format for model in models if model.format != "gguf"), None)
+
+
+def _models_of(path: Path, manifest: Mapping[str, Any]) -> list[ModelFile]:
     try:
         rows = manifest.get("models", [])
         if manifest["schema_version"] == 1:
@@ -143,9 +162,9 @@ def models_of(path: Path, manifest: Mapping[str, Any]) -> list[ModelFile]:
 def pick(models: list[ModelFile], path: Path, format: str | None, batch: int) -> ModelFile:
     """Return the model of a format whose batch class is the largest that `batch` reaches.
 
-    format: the first model's if None. Raises ConfigError if there is no such model.
+    format: `runnable_format` if None, else GGUF. Raises ConfigError if there is no such model.
     """
-    wanted = format or (models[0].format if models else None)
+    wanted = format or runnable_format(models) or "gguf"
     found = [model for model in models if model.format == wanted]
     fitting = [model for model in found if model.max_batch is None or model.max_batch >= batch]
     if not fitting:

@@ -81,7 +81,6 @@ _EXTRAS = {
     "onnx": "onnx",
     "onnx_ir": "onnx",
     "onnxruntime": "onnx",
-    "onnxscript": "onnx",
     "executorch": "executorch",
     "torchao": "executorch",
     "gguf": "gguf",

@@ -145,7 +145,7 @@ def test_help_and_usage_errors_load_nothing_heavy(arguments: list[str]) -> None:
 def test_a_missing_extra_says_what_to_install(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     # What an installation without the extra meets: the import fails.
     program = (
-        "import sys; sys.modules.update(dict.fromkeys(['onnx', 'onnxruntime', 'onnxscript']));"
+        "import sys; sys.modules.update(dict.fromkeys(['onnx', 'onnx_ir', 'onnxruntime']));"
         "from edgetiny.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     source, out = str(tiny_checkpoint.path), str(tmp_path / "artefact")

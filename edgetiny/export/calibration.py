@@ -16,6 +16,7 @@ from edgetiny.evaluate.compatible import check_same_tokenizer
 from edgetiny.export.package import open_tokenizer
 from edgetiny.export.plan import Plan
 from edgetiny.quantize import Scheme, Weights, calibrate, calibration_windows
+from edgetiny.quantize.windows import WINDOW_TOKENS
 from edgetiny.text import read_documents
 
 
@@ -43,10 +44,14 @@ def say_rounding(made: Sequence[Plan], config: ExportConfig, reporter: Reporter)
         reporter.say(f"int4 weights are rounded to the nearest{better}")
 
 
-def check_calibration(
-    config: ExportConfig, made: list[Plan], checkpoint: Checkpoint, *, merges_by_text: bool
-) -> None:
-    """Raise ConfigError if text is given that nothing reads, or is missing where a plan does."""
+def read_calibration(
+    config: ExportConfig, made: Sequence[Plan], checkpoint: Checkpoint, *, merges_by_text: bool
+) -> Tensor | None:
+    """Return the windows (N, T) of ids that all plans are calibrated on; None if no plan is.
+
+    Raises ConfigError if text is given that nothing reads, or is missing where a plan does,
+    DataError if it cannot be read or is shorter than a window.
+    """
     is_given = config.data is not None or config.calibration_text is not None
     wanting = [plan for plan in made if scheme_of(plan).needs_text]
     if wanting and not is_given:
@@ -59,34 +64,32 @@ def check_calibration(
             "--data and --calibration-text are for --method gptq, --kv int8, --gqa-pool aligned and"
             " --gqa-grouping similarity; nothing else here reads them"
         )
+    if not wanting:
+        return None
+    tokens = calibration_tokens(checkpoint, config.data, config.calibration_text)
+    start, context = checkpoint.config.bos_token_id, wanting[0].context
+    return calibration_windows(tokens, start, window=min(WINDOW_TOKENS, context))
 
 
 def make_weights(
-    checkpoint: Checkpoint,
     shape: ModelConfig,
     tensors: Mapping[str, Tensor],
     plan: Plan,
-    config: ExportConfig,
+    windows: Tensor | None,
     scratch: Path,
     reporter: Reporter,
 ) -> Weights:
     """Return the weights as a plan stores them.
 
+    windows: what `read_calibration` gave.
     scratch: a folder for rounded matrices, which must live as long as what is returned.
     """
     scheme = scheme_of(plan)
     if not scheme.needs_text:
         return Weights(shape, tensors, scheme)
-    windows = _windows(checkpoint, shape, plan, config)
+    assert windows is not None
     with reporter.task("calibrating on text", total=shape.num_hidden_layers) as task:
         return calibrate(shape, tensors, scheme, windows, scratch, task.advance)
-
-
-def _windows(
-    checkpoint: Checkpoint, shape: ModelConfig, plan: Plan, config: ExportConfig
-) -> Tensor:
-    tokens = calibration_tokens(checkpoint, config.data, config.calibration_text)
-    return calibration_windows(tokens, shape.bos_token_id, window=min(512, plan.context))
 
 
 def calibration_tokens(

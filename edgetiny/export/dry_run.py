@@ -1,6 +1,6 @@
 """What an export would give, by arithmetic alone: sizes, memory, speed limits and refusals."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Forecast:
         row: dict[str, Any] = {
             "model": plan.name,
             "layout": plan.layout,
-            "kernel": plan.kernel if plan.block_size else None,
+            "kernel": plan.kernel if plan.is_quantized else None,
             "kv_dtype": plan.kv_dtype,
             "state": "refused" if self.refused else _state(plan),
         }
@@ -101,7 +101,7 @@ def model_bytes(plan: Plan, shape: ModelConfig, tokenizer: Tokenizer | None) -> 
     """Return the bytes of a plan's files, within 3% of what is written."""
     if plan.format == "gguf":
         return gguf_bytes(shape, plan.precision, tokenizer)
-    return file_bytes(_lowering(plan), shape, pads_heads=plan.format == "onnx")
+    return file_bytes(_lowering(plan), _as_stored(plan, shape), pads_heads=plan.format == "onnx")
 
 
 def ram_bytes(plan: Plan, shape: ModelConfig) -> int:
@@ -110,7 +110,12 @@ def ram_bytes(plan: Plan, shape: ModelConfig) -> int:
     Of formats whose process was not measured it is weights, cache and logits alone.
     """
     process = PROCESS_BYTES if plan.format == "onnx" else 0
-    return held_bytes(_lowering(plan), shape) + process
+    return held_bytes(_lowering(plan), _as_stored(plan, shape)) + process
+
+
+def _as_stored(plan: Plan, shape: ModelConfig) -> ModelConfig:
+    """Return the shape as a file has it: XNNPACK keeps a tied head as data of its own."""
+    return replace(shape, tie_word_embeddings=False) if plan.format == "executorch" else shape
 
 
 def _lowering(plan: Plan) -> Lowering:

@@ -22,7 +22,7 @@ from executorch.exir.lowered_backend_module import executorch_call_delegate
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from edgetiny.errors import CheckFailed, ConfigError
+from edgetiny.errors import CheckFailed
 from edgetiny.export.executorch_leaves import (
     EtAttention,
     EtNorm,
@@ -39,9 +39,6 @@ from edgetiny.model import RMSNorm, SelfAttention, Shortcut, SwiGLU, Transformer
 from edgetiny.quantize import BlockWeight, Weights
 
 MODEL_FILE = "model.pte"
-
-# XNNPACK multiplies blocks of these only (executorch 1.5).
-BLOCK_SIZES = (32, 64, 128, 256)
 
 # What is left to the runtime is the cache, the attention and cutting heads apart: 8 of 40 a layer.
 LEAST_DELEGATED = 0.6
@@ -97,10 +94,8 @@ def lower_executorch(
     """Write `model.pte` and return what it is made of.
 
     advance: called after each tensor of the model.
-    Raises ConfigError for what XNNPACK has no kernels for, CheckFailed if it did not take over
-    what it should have.
+    Raises CheckFailed if XNNPACK did not take over what it should have.
     """
-    _check_plan(plan)
     model = empty_model(weights.config)
     _swap_leaves(model, weights, plan, advance)
     edge = _to_edge(EtDecoder(model, plan.context).eval(), plan, constant_methods(weights, plan))
@@ -157,23 +152,6 @@ def operations(graph: GraphModule) -> tuple[Counter[str], Counter[str]]:
             inside.update(map(_kind, _computing(lowered.original_module.graph_module)))
     outside.update(map(_kind, _computing(graph)))
     return inside, outside
-
-
-def _check_plan(plan: Plan) -> None:
-    if plan.kv_dtype != "fp32":
-        raise ConfigError(
-            f"{plan.name}: ExecuTorch's attention on a CPU keeps its cache in fp32, not"
-            f" {plan.kv_dtype}; leave --kv out"
-        )
-    if plan.precision == "int8" and plan.kernel != "dynamic":
-        raise ConfigError(
-            f"{plan.name}: XNNPACK has no kernel for int8 blocks; give --kernel dynamic"
-        )
-    if plan.precision == "int4" and plan.block_size not in BLOCK_SIZES:
-        raise ConfigError(
-            f"{plan.name}: XNNPACK has no kernel for 4-bit blocks of {plan.block_size}; choose"
-            f" {', '.join(map(str, BLOCK_SIZES))}"
-        )
 
 
 def _swap_leaves(

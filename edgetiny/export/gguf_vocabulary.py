@@ -33,7 +33,8 @@ _FILLER = "[PAD{}]"
 def write_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer | None, vocab_size: int) -> str:
     """Add the tokens to a file; return llama.cpp's name of the tokenizer's kind.
 
-    vocab_size: rows of the embedding; ids that the tokenizer lacks are filled up as unused.
+    vocab_size: rows of the embedding; ids that the tokenizer lacks are filled up as unused, pieces
+    beyond the rows left out: llama.cpp takes as many rows as there are tokens.
     Raises ConfigError for a byte-level tokenizer whose rule llama.cpp has no name for.
     """
     if tokenizer is None:
@@ -50,7 +51,7 @@ def write_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer | None, vocab_size
         writer.add_bos_token_id(tokenizer.bos_id)
     if tokenizer.eos_id is not None:
         writer.add_eos_token_id(tokenizer.eos_id)
-    if tokenizer.pad_id is not None:
+    if tokenizer.pad_id is not None and tokenizer.pad_id < vocab_size:
         writer.add_pad_token_id(tokenizer.pad_id)
     writer.add_add_bos_token(tokenizer.bos_id is not None)
     writer.add_add_eos_token(False)
@@ -119,7 +120,7 @@ def pre_tokenizer_name(steps: Sequence[Mapping[str, Any]], path: Path) -> str:
 
 
 def _add_rows(writer: GGUFWriter, rows: list[tuple[str, float, int]], vocab_size: int) -> None:
-    rows = rows + [
+    rows = rows[:vocab_size] + [
         (_FILLER.format(index), 0.0, int(TokenType.UNUSED))
         for index in range(len(rows), vocab_size)
     ]

@@ -135,7 +135,7 @@ def model_file(plan: Plan, lowered: Lowered, inside: str, config: ModelConfig) -
         format=plan.format,
         layout=plan.layout,
         precision=plan.precision,
-        kernel=plan.kernel if plan.block_size else None,
+        kernel=plan.kernel if plan.is_quantized else None,
         block_size=plan.block_size or None,
         kv_dtype=plan.kv_dtype,
         compute_dtype=facts.pop("compute_dtype"),
@@ -177,9 +177,9 @@ def _loaders(plan: Plan, config: ModelConfig) -> list[str]:
 def _packages(models: Sequence[ModelFile]) -> list[str]:
     """Return the packages whose versions decide the bytes."""
     by_format = {
-        "onnx": ["torch", "onnxscript"],
+        "onnx": ["torch", "onnx-ir"],
         "executorch": ["torch", "executorch", "torchao"],
-        "gguf": ["gguf"],
+        "gguf": ["torch", "gguf"],
     }
     formats = dict.fromkeys(model.format for model in models)
     return ["edgetiny", *dict.fromkeys(name for each in formats for name in by_format[each])]

@@ -23,6 +23,8 @@ from edgetiny.errors import ConfigError
 from edgetiny.forecast import BLOCK_SIZE, usual_kernel
 
 _DEFAULT_CONTEXT = 1024
+# XNNPACK multiplies blocks of these only (executorch 1.5).
+_XNNPACK_BLOCKS = (32, 64, 128, 256)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +36,7 @@ class Plan:
     quantized per token.
     batch: the batch class: 1 is the latency plan, N > 1 the throughput plan. ONNX graphs stay
     dynamic in batch; ExecuTorch is static.
-    block_size: weights that share a scale; 0 where none do.
+    block_size: weights that share a scale; 0 where none or a whole output channel does.
     method: how weights of four bits are rounded; the others are rounded to the nearest.
     """
 
@@ -48,6 +50,11 @@ class Plan:
     context: int
     target: Target = "cpu"
     method: Method = "rtn"
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether matrices are stored as integers."""
+        return self.precision in ("int8", "int4")
 
     @property
     def name(self) -> str:
@@ -186,11 +193,8 @@ def require(plan: Plan, shape: ModelConfig, *, allow_unverified: bool) -> Suppor
             f"{plan.name} cannot keep its cache in {plan.kv_dtype}; --kv may be"
             f" {' or '.join(row.kv_dtypes)}"
         )
-    if plan.format == "gguf" and plan.block_size not in (0, BLOCK_SIZE):
-        raise ConfigError(
-            f"{plan.name} has blocks of {BLOCK_SIZE} weights, not {plan.block_size};"
-            " leave --block-size out"
-        )
+    if plan.is_quantized:
+        _require_kernel(plan)
     if plan.format == "onnx" and plan.layout != "edgetiny" and plan.kv_dtype != "fp32":
         raise ConfigError(
             f"{plan.name} is for programs that keep their cache in fp32; --kv {plan.kv_dtype}"
@@ -215,6 +219,33 @@ def _require_block(plan: Plan, shape: ModelConfig) -> None:
             f"{plan.name} is refused: {loader} has no block with a series activation or an"
             " augmented shortcut; export to onnx or executorch"
         )
+
+
+def _require_kernel(plan: Plan) -> None:
+    """Raise ConfigError for a kernel or blocks that the program that loads the file has not."""
+    if plan.format == "gguf":
+        if plan.kernel != "weight_only":
+            raise ConfigError(
+                f"{plan.name} is multiplied as llama.cpp chooses; leave --kernel {plan.kernel} out"
+            )
+        if plan.block_size != BLOCK_SIZE:
+            raise ConfigError(
+                f"{plan.name} has blocks of {BLOCK_SIZE} weights, not {plan.block_size};"
+                " leave --block-size out"
+            )
+    elif plan.format == "executorch":
+        # XNNPACK quantizes activations in both; only eight bits are a scale per channel.
+        only: Kernel = "dynamic" if plan.precision == "int8" else "weight_only"
+        if plan.kernel != only:
+            raise ConfigError(
+                f"{plan.name}: XNNPACK has one kernel for {plan.precision} weights;"
+                f" leave --kernel {plan.kernel} out"
+            )
+        if plan.precision == "int4" and plan.block_size not in _XNNPACK_BLOCKS:
+            raise ConfigError(
+                f"{plan.name}: XNNPACK has no kernel for 4-bit blocks of {plan.block_size}; choose"
+                f" {', '.join(map(str, _XNNPACK_BLOCKS))}"
+            )
 
 
 def is_proven(plan: Plan) -> bool:
@@ -247,22 +278,28 @@ def folder_of(plan: Plan, made: Sequence[Plan]) -> str:
 
 def _of_format(config: ExportConfig, format: Format, context: int) -> Iterator[Plan]:
     layout = _layout(config, format)
-    quantized = config.precision in ("int8", "int4")
     for batch in sorted(set(config.batch)) or [1]:
         if layout == "transformers-js" and batch != 1:
             raise ConfigError(f"a browser decodes one sequence at a time; drop --batch {batch}")
+        kernel = config.kernel or _kernel(format, layout, config.precision, batch)
         yield Plan(
             format=format,
             layout=layout,
             precision=config.precision,
-            kernel=config.kernel or _kernel(format, layout, config.precision, batch),
-            block_size=(config.block_size or BLOCK_SIZE) if quantized else 0,
+            kernel=kernel,
+            block_size=block_of(config.precision, kernel, config.block_size or BLOCK_SIZE),
             kv_dtype=config.kv or ("fp16" if format == "gguf" else "fp32"),
             batch=batch,
             context=context,
             target=config.target,
             method=_method(config),
         )
+
+
+def block_of(precision: Precision, kernel: Kernel, size: int) -> int:
+    """Return the weights that share a scale: `size`, or 0 where none or a whole channel does."""
+    has_blocks = precision == "int4" or (precision == "int8" and kernel == "weight_only")
+    return size if has_blocks else 0
 
 
 def _method(config: ExportConfig) -> Method:
@@ -314,8 +351,14 @@ def _refuse_unused(config: ExportConfig, made: list[Plan]) -> None:
         raise ConfigError(f"--layout {config.layout} is of none of these formats")
     if config.method is not None and config.precision != "int4":
         raise ConfigError(f"--method {config.method} is of int4 weights; give --precision int4")
-    if config.block_size is not None and all(plan.block_size == 0 for plan in made):
+    if config.kernel is not None and not any(plan.is_quantized for plan in made):
         raise ConfigError(
-            f"--block-size {config.block_size} is of int8 and int4 weights;"
-            f" {config.precision} has no blocks"
+            f"--kernel {config.kernel} is of int8 and int4 weights, not {config.precision}"
+        )
+    # Of the kernels that --tune tries, one has blocks.
+    has_blocks = config.tune or any(plan.block_size for plan in made)
+    if config.block_size is not None and not has_blocks:
+        raise ConfigError(
+            f"--block-size {config.block_size} is of blocks of int8 and int4 weights;"
+            f" {made[0].name} has none"
         )

@@ -13,7 +13,7 @@ from edgetiny.checkpoint import Checkpoint
 from edgetiny.config.export import ExportConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.errors import ConfigError
-from edgetiny.export.calibration import check_calibration, make_weights, say_rounding
+from edgetiny.export.calibration import make_weights, read_calibration, say_rounding
 from edgetiny.export.card import model_card
 from edgetiny.export.dry_run import DryRunResult, dry_run
 from edgetiny.export.merge import merge_of, merged_shape, reads_text, source_of
@@ -35,6 +35,7 @@ from edgetiny.export.verify import (
 )
 from edgetiny.files import atomic_folder, read_json, refuse_existing, write_json
 from edgetiny.gqa import Merge
+from edgetiny.tokenizer import checkpoint_tokenizer, has_tokenizer
 
 _DEMO = Path("demo-out/demo.json")
 _DEMO_SCHEMA_VERSION = 1
@@ -87,6 +88,8 @@ def run(config: ExportConfig, reporter: Reporter = QUIET) -> ExportResult | DryR
     """Do what the settings ask for: an export, or a forecast of it. Raises as `export` does."""
     source = config.source if config.source is not None else default_source(reporter)
     checkpoint = Checkpoint.open(source)
+    if has_tokenizer(checkpoint.path):
+        checkpoint_tokenizer(checkpoint.path, checkpoint.config.vocab_size)
     if config.dry_run:
         return dry_run(config, checkpoint, merged_shape(checkpoint, merge_of(config)))
     return export(config, checkpoint, config.out or default_out(source, config), reporter)
@@ -106,9 +109,10 @@ def export(
     if config.tune:
         require_choice(made, config)
     _require_name(out, made)
-    check_calibration(config, made, checkpoint, merges_by_text=reads_text(checkpoint, merge))
     for plan in made:
         lowerer_of(plan, checkpoint)  # what is not installed is missed now
+    by_text = reads_text(checkpoint, merge)
+    windows = read_calibration(config, made, checkpoint, merges_by_text=by_text)
     _say_merge(checkpoint, merge, reporter)
     say_rounding(made, config, reporter)
     source = source_of(checkpoint, merge, config, reporter)
@@ -125,9 +129,7 @@ def export(
             inside = folder_of(plan, made)
             (folder / inside).mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="edgetiny-") as scratch:
-                weights = make_weights(
-                    checkpoint, shape, tensors, plan, config, Path(scratch), reporter
-                )
+                weights = make_weights(shape, tensors, plan, windows, Path(scratch), reporter)
                 with reporter.task(f"lowering to {plan.name}", total=len(tensors)) as task:
                     lower = lowerer_of(plan, checkpoint)
                     lowered = lower(folder / inside, weights, plan, task.advance)

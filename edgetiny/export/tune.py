@@ -21,7 +21,7 @@ from edgetiny.console import Reporter
 from edgetiny.device import cpu_model
 from edgetiny.errors import ConfigError
 from edgetiny.export.calibration import scheme_of
-from edgetiny.export.plan import Plan, without_twins
+from edgetiny.export.plan import Plan, block_of, without_twins
 from edgetiny.forecast import BLOCK_SIZE
 from edgetiny.measure import cores, median
 from edgetiny.quantize import KVScales, Weights
@@ -83,8 +83,9 @@ def choices(plan: Plan, config: ExportConfig) -> list[Plan]:
     made = [plan]
     for kernel in kernels:
         # What multiplies channels does not see the blocks that four bits are stored in.
-        for size in sizes if kernel == "weight_only" else (plan.block_size,):
-            other = replace(plan, kernel=kernel, block_size=size)
+        for size in sizes if kernel == "weight_only" else (plan.block_size or BLOCK_SIZE,):
+            block_size = block_of(plan.precision, kernel, size)
+            other = replace(plan, kernel=kernel, block_size=block_size)
             if other not in made:
                 made.append(other)
     return made
@@ -158,7 +159,7 @@ def contest(
     return [
         Trial(
             kernel=plan.kernel,
-            block_size=0 if scheme_of(plan).is_per_channel else plan.block_size,
+            block_size=plan.block_size,
             step_ms=step_ms,
             ratio=ratio,
             chosen=way == best_way,

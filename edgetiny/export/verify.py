@@ -106,8 +106,9 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every check of every model that was run did."""
-        return not any(each.failed for each in self.models)
+        """Whether a model was run, and every check of those that were did."""
+        was_run = any(each.parity is not None for each in self.models)
+        return was_run and not any(each.failed for each in self.models)
 
     def require(self) -> None:
         """Raise CheckFailed, naming what failed, if anything did."""
@@ -151,9 +152,15 @@ def run(config: VerifyConfig, reporter: Reporter = QUIET) -> Verification:
     """Compare and return what was measured; nothing is written.
 
     Raises CheckFailed if a model is further from the checkpoint than its precision explains,
-    ArtefactError if it is damaged or was made from a model of another shape.
+    ArtefactError if it is damaged or was made from a model of another shape, ConfigError if it
+    holds nothing that can run here.
     """
     artefact = Artefact.open(config.artefact)
+    if not any(model.verified for model in artefact.models):
+        raise ConfigError(
+            f"{config.artefact} holds nothing that can run here, so nothing to verify; verify it on"
+            f" {artefact.models[0].target}"
+        )
     checkpoint = Checkpoint.open(config.against)
     source = source_again(checkpoint, artefact.manifest, config, reporter)
     shape, tensors = source.shape, source.tensors
@@ -297,7 +304,7 @@ def ask_checkpoint(
 ) -> Answers:
     """Return the answers of the checkpoint in fp32; its model is freed before this returns."""
     with (
-        _reference(checkpoint, shape, tensors) as runtime,
+        _reference(checkpoint, shape, tensors, asked.context) as runtime,
         reporter.task("asking the checkpoint", total=asked.n_asked) as task,
     ):
         return ask(runtime, asked, task)
@@ -305,18 +312,20 @@ def ask_checkpoint(
 
 def score_unmerged(checkpoint: Checkpoint, asked: Questions) -> list[GroupScore]:
     """Return how the checkpoint scores the texts with all of its key/value heads, in fp32."""
-    with _reference(checkpoint, checkpoint.config, checkpoint.state_dict()) as runtime:
+    config, tensors = checkpoint.config, checkpoint.state_dict()
+    with _reference(checkpoint, config, tensors, asked.context) as runtime:
         return score(runtime, asked)
 
 
 @contextlib.contextmanager
 def _reference(
-    checkpoint: Checkpoint, shape: ModelConfig, tensors: Mapping[str, Tensor]
+    checkpoint: Checkpoint, shape: ModelConfig, tensors: Mapping[str, Tensor], context: int
 ) -> Iterator[EagerRuntime]:
     n_threads = torch.get_num_threads()
     model = build_model(shape, tensors, dtype=torch.float32)
     try:
-        yield EagerRuntime(model, checkpoint.path, threads=_threads(shape))
+        # A cache for all of a model's positions can be larger than its weights.
+        yield EagerRuntime(model, checkpoint.path, context=context, threads=_threads(shape))
     finally:
         torch.set_num_threads(n_threads)
 

@@ -147,7 +147,7 @@ class GraphRuntime:
         self._step(tokens)
         # A copy: on a CPU the array would change under its owner with the next step.
         self._next = self._decodings[len(tokens)].ids.cpu().numpy().copy()
-        return self._next
+        return self._next.copy()  # what was handed out is the caller's
 
     def score(self, tokens: Ids, lengths: Ids) -> Floats:
         check_prompt(tokens, lengths, self.config, self.capabilities.max_context)

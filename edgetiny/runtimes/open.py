@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from edgetiny.artefact import is_artefact, models_of, read_manifest
+from edgetiny.artefact import is_artefact, models_of, read_manifest, runnable_format
 from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.cost import Precision
 from edgetiny.errors import ConfigError
@@ -35,7 +35,8 @@ def open_runtime(
 ) -> Runtime:
     """Load an artefact (it has a `manifest.json`) into its engine, a checkpoint into torch.
 
-    runtime: if None, `eager` for a checkpoint, the format of its first model for an artefact.
+    runtime: if None, `eager` for a checkpoint, for an artefact the format of its first model that
+    has one: GGUF is llama.cpp's.
     precision, device: of a checkpoint only: an artefact's were settled at its export.
     precision: of weights, cache and arithmetic; fp32 if None. int8 is the graph runtime's.
     threads: CPU threads; 0 means one per core. max_batch: as for `GraphRuntime`; of an artefact
@@ -134,26 +135,26 @@ def _open_artefact(
     device: str,
     max_batch: int | None,
 ) -> Runtime:
-    formats = [model.format for model in models_of(path, read_manifest(path))]
+    models = models_of(path, read_manifest(path))
+    usual = runnable_format(models)
+    if usual is None:
+        raise ConfigError(
+            f"{path} holds a GGUF file only, which llama.cpp runs; export --format onnx too"
+        )
     if runtime in ("eager", "graph"):
         raise ConfigError(
-            f"{path} is an artefact: it runs in the {formats[0]} runtime; --runtime {runtime} takes"
+            f"{path} is an artefact: it runs in the {usual} runtime; --runtime {runtime} takes"
             " the checkpoint that it was exported from"
         )
     if precision is not None or device != "cpu":
         raise ConfigError(
             f"{path} is an artefact: its precision was settled at export, and it runs on the CPU"
         )
-    if all(format == "gguf" for format in formats):
-        raise ConfigError(
-            f"{path} holds a GGUF file only, which llama.cpp runs; export --format onnx too"
-        )
     # Before an engine is imported, which takes seconds.
+    formats = dict.fromkeys(model.format for model in models)
     if runtime is not None and runtime not in formats:
-        raise ConfigError(
-            f"{path} holds no {runtime} model; it has: {', '.join(dict.fromkeys(formats))}"
-        )
-    if runtime == "executorch" or (runtime is None and formats[0] == "executorch"):
+        raise ConfigError(f"{path} holds no {runtime} model; it has: {', '.join(formats)}")
+    if (runtime or usual) == "executorch":
         require_executorch()
         from edgetiny.runtimes.executorch_runtime import ExecutorchRuntime
 

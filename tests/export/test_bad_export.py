@@ -51,6 +51,8 @@ def edit_manifest(artefact, **changes):
         (["--format", "gguf", "--kv", "int8"], "--kv may be fp16"),
         (["--target", "cuda", "--precision", "fp16"], "--allow-unverified"),
         (["--target", "cuda"], "choose fp16"),
+        (["--precision", "fp32", "--kernel", "dynamic"], "--kernel dynamic is of int8 and int4"),
+        (["--batch", 20, "--block-size", 64], "onnx int8, batch 20 has none"),
     ],
 )
 @pytest.mark.parametrize("forecast", [[], ["--dry-run"]], ids=["export", "dry run"])
@@ -104,6 +106,25 @@ def test_an_artefact_of_a_newer_edgetiny(command, damaged, refused, tiny_checkpo
     flags = {"verify": ["--against", tiny_checkpoint.path], "generate": ["--prompt", "a"]}
     line = refused(command, damaged, *flags.get(command, []))
     assert "schema version 99" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": []}, "does not list a model"),
+        ({"files": {"model.onnx": {"bytes": 1}}}, "lacks the size or the hash of model.onnx"),
+    ],
+)
+def test_a_manifest_that_lost_a_part(changes, message, damaged, refused):
+    edit_manifest(damaged, **changes)
+    assert message in refused("generate", damaged, "--prompt", "a")
+
+
+def test_a_file_without_a_hash_is_not_loaded(damaged, refused):
+    files = json.loads((damaged / "manifest.json").read_text())["files"]
+    del files["model.onnx"]
+    edit_manifest(damaged, files=files)
+    assert "does not list model.onnx" in refused("generate", damaged, "--prompt", "a")
 
 
 def test_an_operation_that_this_onnxruntime_does_not_know(damaged, refused):

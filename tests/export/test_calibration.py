@@ -7,7 +7,7 @@ import pytest
 from edgetiny.artefact import Artefact
 from edgetiny.config.export import ExportConfig
 from edgetiny.console import Reporter
-from edgetiny.errors import ConfigError
+from edgetiny.errors import ConfigError, DataError, EdgetinyError
 from edgetiny.export.plan import plans
 from edgetiny.export.stage import run
 
@@ -20,6 +20,11 @@ class Heard(Reporter):
     def __init__(self):
         super().__init__(quiet=True)
         self.lines = []
+        self.tasks = []
+
+    def task(self, name, total=None):
+        self.tasks.append(name)
+        return super().task(name, total)
 
     def say(self, message):
         self.lines.append(message)
@@ -47,6 +52,17 @@ def test_text_chooses_gptq_and_an_explicit_method_wins(given, method, wanted, ti
     assert [plan.method for plan in plans(config, tiny_config)] == [wanted]
     eight_bits = plans(replace(config, precision="int8", method=None), tiny_config)
     assert [plan.method for plan in eight_bits] == ["rtn"]
+
+
+def test_text_that_cannot_be_read_is_missed_before_anything_is_asked(int4, tmp_path):
+    heard = Heard()
+    with pytest.raises(EdgetinyError, match="typo"):
+        run(replace(int4, calibration_text=tmp_path / "typo.txt"), heard)
+    short = tmp_path / "short.txt"
+    short.write_text("a few words")
+    with pytest.raises(DataError, match="less than a window"):
+        run(replace(int4, calibration_text=short), heard)
+    assert heard.tasks == []
 
 
 def test_what_was_chosen_is_said_and_in_the_manifest(int4, tiny_text, tmp_path):

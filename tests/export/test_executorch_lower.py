@@ -10,7 +10,6 @@ pytest.importorskip("executorch")
 pytest.importorskip("torchao")
 
 from edgetiny.checkpoint import ModelConfig, parameter_shapes
-from edgetiny.errors import ConfigError
 from edgetiny.export.executorch_lower import LEAST_DELEGATED, constant_methods, lower_executorch
 from edgetiny.export.plan import Plan
 from edgetiny.model import build_model
@@ -149,18 +148,3 @@ def test_the_runner_is_told_what_it_asks_for():
     assert (methods["get_bos_id"], methods["get_eos_ids"]) == (1, [2])
     assert methods["enable_dynamic_shape"]
     assert not constant_methods(weights, replace(PLAN, batch=3))["enable_dynamic_shape"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"precision": "int8", "block_size": 32}, "--kernel dynamic"),
-        ({"precision": "int4", "block_size": 16}, "choose 32, 64, 128, 256"),
-        ({"kv_dtype": "int8"}, "leave --kv out"),
-    ],
-)
-def test_what_xnnpack_has_no_kernel_for_is_refused(tmp_path, settings, message):
-    _, weights = weights_of(CONFIG, "fp32")
-    with pytest.raises(ConfigError, match=message):
-        lower_executorch(tmp_path, weights, replace(PLAN, **settings), lambda *_: None)
-    assert list(tmp_path.iterdir()) == []

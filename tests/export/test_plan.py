@@ -24,12 +24,41 @@ def test_a_graph_that_serves_any_batch_is_made_once(tiny_config):
 
 
 def test_what_no_plan_has_a_use_for_is_refused(tiny_config):
-    assert "has no blocks" in refusal(tiny_config, precision="fp32", block_size=32)
+    assert "fp32, batch 1 has none" in refusal(tiny_config, precision="fp32", block_size=32)
+    assert "--kernel dynamic" in refusal(tiny_config, precision="fp16", kernel="dynamic")
     assert "--layout portable" in refusal(tiny_config, format=("gguf",), layout="portable")
 
 
 def test_gguf_has_one_block_size(tiny_config):
     assert "blocks of 32" in refusal(tiny_config, format=("gguf",), block_size=64)
+
+
+def test_a_scale_per_channel_is_no_block(tiny_config):
+    [plan] = plans(ExportConfig(batch=(20,)), tiny_config)
+    assert (plan.kernel, plan.block_size, plan.is_quantized) == ("dynamic", 0, True)
+    message = refusal(tiny_config, batch=(20,), block_size=64)
+    assert "onnx int8, batch 20 has none" in message
+    both = plans(ExportConfig(batch=(1, 20), block_size=64), tiny_config)
+    assert [plan.block_size for plan in both] == [64, 0]
+    [nibbles] = plans(ExportConfig(batch=(20,), precision="int4", block_size=64), tiny_config)
+    assert (nibbles.kernel, nibbles.block_size) == ("dynamic", 64)
+
+
+@pytest.mark.parametrize(
+    ("format", "settings", "reason"),
+    [
+        ("gguf", {"precision": "int8", "kernel": "dynamic"}, "as llama.cpp chooses"),
+        ("gguf", {"precision": "int4", "kernel": "dynamic"}, "as llama.cpp chooses"),
+        ("executorch", {"precision": "int8", "kernel": "weight_only"}, "leave --kernel"),
+        ("executorch", {"precision": "int4", "kernel": "dynamic"}, "leave --kernel"),
+        ("executorch", {"precision": "int4", "block_size": 16}, "choose 32, 64, 128, 256"),
+        ("executorch", {"precision": "int8", "block_size": 64}, "has none"),
+    ],
+)
+def test_a_kernel_that_a_format_lacks_is_refused_before_anything_is_made(
+    format, settings, reason, tiny_config
+):
+    assert reason in refusal(tiny_config, format=(format,), **settings)
 
 
 def test_a_cache_that_a_format_lacks_is_refused_with_what_it_has(tiny_config):

@@ -6,10 +6,11 @@ import pytest
 from safetensors.torch import save_file
 
 from edgetiny.config.data import DataBuildConfig
-from edgetiny.config.export import VerifyConfig
+from edgetiny.config.export import ExportConfig, VerifyConfig
 from edgetiny.config.tokenizer import TokenizerTrainConfig
 from edgetiny.data.build import run as build
-from edgetiny.errors import ArtefactError, CheckFailed, CheckpointError, DataError
+from edgetiny.errors import ArtefactError, CheckFailed, CheckpointError, ConfigError, DataError
+from edgetiny.export.stage import run as export
 from edgetiny.export.verify import run
 from edgetiny.tokenizer.train import run as train
 
@@ -62,6 +63,23 @@ def test_an_artefact_with_fewer_kv_heads_is_compared_with_the_averaged_model(
 ):
     folder = make_artefact(tiny_checkpoint, "grouped", gqa_groups=1)
     assert run(VerifyConfig(artefact=folder, against=tiny_checkpoint.path)).passed
+
+
+def test_what_was_never_run_does_not_pass(tiny_checkpoint, tmp_path):
+    settings = {"target": "cuda", "precision": "fp16", "allow_unverified": True}
+    out = tmp_path / "out-unverified"
+    result = export(ExportConfig(source=tiny_checkpoint.path, out=out, **settings))
+    assert not result.verification.passed
+    assert not result.artefact.verification["passed"]
+    with pytest.raises(ConfigError, match="holds nothing that can run here"):
+        run(VerifyConfig(artefact=out, against=tiny_checkpoint.path))
+
+
+def test_the_reference_keeps_no_more_than_the_artefacts_context(make_checkpoint, tmp_path):
+    """A cache for all of these positions would be 16 TB."""
+    checkpoint = make_checkpoint(max_position_embeddings=2**36)
+    out = tmp_path / "out"
+    assert export(ExportConfig(source=checkpoint.path, out=out, context=32)).verification.passed
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tiny_artefact, like_tiny):

@@ -11,6 +11,7 @@ from edgetiny.checkpoint import (
 from edgetiny.errors import ConfigError
 from edgetiny.files import atomic_folder
 from edgetiny.model import KVCache, load_model
+from edgetiny.model.sequence import Fresh
 
 LLAMA3 = RopeScaling(
     factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
@@ -118,3 +119,22 @@ def test_loading_copies_the_weights_out_of_the_file(checkpoint):
     with torch.no_grad():
         model.model.norm.weight.zero_()
     assert checkpoint.tensor("model.norm.weight").abs().sum() > 0
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_attention_in_bf16_is_trained_as_in_fp32(kv_heads: int) -> None:
+    """What a CPU computes in fp32 for speed answers, in value and gradient, as bf16 would."""
+    shapes = [(2, heads, 24, 16) for heads in (4, kv_heads, kv_heads)]
+    exact = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    rough = [x.detach().bfloat16().requires_grad_() for x in exact]
+    upstream = torch.randn(shapes[0])
+    wanted, given = (Fresh(torch.zeros(2, 24)).attend(0, *each) for each in (exact, rough))
+    assert given.dtype == torch.bfloat16
+    wanted.backward(upstream)
+    given.backward(upstream.bfloat16())
+    torch.testing.assert_close(given.float(), wanted, rtol=0.02, atol=0.02)
+    for one, other in zip(rough, exact, strict=True):
+        assert one.grad.dtype == torch.bfloat16
+        torch.testing.assert_close(one.grad.float(), other.grad, rtol=0.02, atol=0.04)
+    with torch.no_grad():
+        assert Fresh(torch.zeros(2, 24)).attend(0, *rough).dtype == torch.bfloat16
