@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from peers.models import CALIBRATION_TEXT, make_tokenizer
+from torch import Tensor
 
 from edgetiny.bench.stage import run as bench
 from edgetiny.bench.suite import read_suite
@@ -40,7 +41,7 @@ def make_checkpoint(design: Design, work: Path) -> Path:
     )
     drawn = RandomTensors(config, std=STD, seed=0)
 
-    def half(name: str) -> object:
+    def half(name: str) -> Tensor:
         return drawn[name].half()
 
     with atomic_folder(out, overwrite=True) as folder:

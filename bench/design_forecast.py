@@ -184,7 +184,8 @@ def measure(name: str, work: Path, device: Path) -> dict[str, Any]:
 
 def off(row: dict[str, Any], what: str) -> float:
     """Return a prediction's error in percent."""
-    return 100 * (row["predicted"][what] / row["measured"][what] - 1)
+    predicted, measured = float(row["predicted"][what]), float(row["measured"][what])
+    return 100 * (predicted / measured - 1)
 
 
 def line_of(name: str, row: dict[str, Any]) -> dict[str, str]:

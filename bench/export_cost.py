@@ -17,27 +17,42 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peers.engines.executorch_llm import prepare as prepare_peer
 from phases import Phases, say_phase, watch
+
+if TYPE_CHECKING:
+    # A peer's environment has no edgetiny.
+    from edgetiny.config.export import Format, Precision
 
 _ROOT = Path(__file__).parents[1]
 _OURS = "edgetiny"
 _LOWERING = "edgetiny, without the reference and the verification"
 _PEER = "ExecuTorch's exporter"
-# Name of the case: model, format, precision, block of weights, and who exports.
+
+
+class Case(NamedTuple):
+    """What is exported, in blocks of how many weights, and by whom."""
+
+    model: str
+    format: "Format"
+    precision: "Precision"
+    block_size: int | None
+    who: str
+
+
 CASES = {
-    "onnx-A": ("A", "onnx", "int8", None, _OURS),
-    "onnx-1b": ("1b", "onnx", "int8", None, _OURS),
-    "onnx-1b-lowering": ("1b", "onnx", "int8", None, _LOWERING),
-    "executorch-A": ("A", "executorch", "int4", 128, _OURS),
-    "executorch-350m": ("350m", "executorch", "int4", 128, _OURS),
-    "executorch-A-lowering": ("A", "executorch", "int4", 128, _LOWERING),
-    "executorch-350m-lowering": ("350m", "executorch", "int4", 128, _LOWERING),
-    "executorch-1b-lowering": ("1b", "executorch", "int4", 128, _LOWERING),
-    "peer-A": ("A-padded", "executorch", "int4", 128, _PEER),
-    "peer-350m": ("350m", "executorch", "int4", 128, _PEER),
+    "onnx-A": Case("A", "onnx", "int8", None, _OURS),
+    "onnx-1b": Case("1b", "onnx", "int8", None, _OURS),
+    "onnx-1b-lowering": Case("1b", "onnx", "int8", None, _LOWERING),
+    "executorch-A": Case("A", "executorch", "int4", 128, _OURS),
+    "executorch-350m": Case("350m", "executorch", "int4", 128, _OURS),
+    "executorch-A-lowering": Case("A", "executorch", "int4", 128, _LOWERING),
+    "executorch-350m-lowering": Case("350m", "executorch", "int4", 128, _LOWERING),
+    "executorch-1b-lowering": Case("1b", "executorch", "int4", 128, _LOWERING),
+    "peer-A": Case("A-padded", "executorch", "int4", 128, _PEER),
+    "peer-350m": Case("350m", "executorch", "int4", 128, _PEER),
 }
 
 
@@ -92,8 +107,14 @@ def export(case: str, work: Path) -> None:
     from edgetiny.config.export import ExportConfig
     from edgetiny.export.stage import run
 
-    settings = {"precision": precision, "block_size": block_size, "context": 1024}
-    config = ExportConfig(source=checkpoint, out=out, format=(format,), **settings)
+    config = ExportConfig(
+        source=checkpoint,
+        out=out,
+        format=(format,),
+        precision=precision,
+        block_size=block_size,
+        context=1024,
+    )
     if who == _OURS:
         run(config, Phases())
         return

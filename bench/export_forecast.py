@@ -156,7 +156,7 @@ def measure(case: Case) -> dict[str, Any]:
         command = [sys.executable, __file__, "--worker", str(folder), str(case.batch)]
         child = subprocess.run(command, check=True, capture_output=True, text=True)
         size = sum((folder / file).stat().st_size for file in ("model.onnx", "model.onnx.data"))
-        row = vars(case) | {"kernel": plan.kernel} | json.loads(child.stdout)
+        row: dict[str, Any] = vars(case) | {"kernel": plan.kernel} | json.loads(child.stdout)
         row |= {"size": size, "size_forecast": model_bytes(plan, shape, None)}
         row |= {"ram_forecast": ram_bytes(plan, shape)}
     print(json.dumps(row), flush=True)

@@ -266,9 +266,7 @@ def main() -> int:
     parser.add_argument("--loops", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        return gate_worker.main(
-            lambda runtime: Planted(runtime, options.plant, options.loops)  # type: ignore[arg-type]
-        )
+        return gate_worker.main(lambda runtime: Planted(runtime, options.plant, options.loops))
     start, load = time.monotonic(), os.getloadavg()[0]
     with both_sides(None, ROOT) as (_, side):
         gates = speed_gates(side, options)

@@ -13,11 +13,13 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from edgetiny.checkpoint import ModelConfig
+from edgetiny.cost import Precision
 from edgetiny.device import cpu_model
 from edgetiny.measure import median
 from edgetiny.runtimes import Runtime, open_random
@@ -55,11 +57,13 @@ def step_ms(runtime: Runtime, batch: int, steps: int) -> float:
     return median(times)
 
 
-def measure(depth: int, width: int, batch: int, precision: str, rounds: int, steps: int) -> dict:
+def measure(
+    depth: int, width: int, batch: int, precision: Precision, rounds: int, steps: int
+) -> dict[str, Any]:
     """Return one row: medians of both runtimes, and the ratios of all rounds."""
     config = shape(depth, width)
     # The eager runtime has no int8: what it is compared with are weights of the computing type.
-    plain = "bf16" if precision == "int8" else precision
+    plain: Precision = "bf16" if precision == "int8" else precision
     eager = open_random(config, precision=plain, threads=1)
     graph = open_random(config, runtime="graph", precision=precision, threads=1)
     start = time.perf_counter()

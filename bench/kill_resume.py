@@ -16,8 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from io import TextIOWrapper
 from pathlib import Path
 from pydoc_data import topics
+from typing import Any, cast
 
 from edgetiny.config.data import DataBuildConfig
 from edgetiny.config.model import InitConfig
@@ -71,7 +73,7 @@ def command(folder: Path, out: Path, steps: int) -> list[str]:
     return [*start, *words, "--quiet", "--resume"]
 
 
-def state(out: Path) -> dict:
+def state(out: Path) -> dict[str, Any]:
     """Return the saved state; step 0 if there is none yet."""
     path = out / "trainer_state.json"
     return json.loads(path.read_text()) if path.exists() else {"step": 0, "is_finished": False}
@@ -125,7 +127,7 @@ def compare(folder: Path, n_kills: int, steps: int, seed: int) -> bool:
 
 def main() -> None:
     """Exit with 1 if anything differs, or if the run ended before all kills."""
-    sys.stdout.reconfigure(line_buffering=True)
+    cast(TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--steps", type=int, default=200)

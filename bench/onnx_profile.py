@@ -60,7 +60,7 @@ def rows_of(events: list[dict[str, Any]], steps: int) -> dict[str, tuple[float, 
         shares[key][0] += main["Run"] / 1e3 / steps
         shares[key][1] += main["Wait"] / 1e3 / steps
     return {
-        key: (median(by_step.values()), *shares[key])
+        key: (median(by_step.values()), shares[key][0], shares[key][1])
         for key, by_step in sorted(total.items(), key=lambda pair: -sum(pair[1].values()))
     }
 

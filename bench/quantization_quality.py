@@ -73,7 +73,7 @@ def cases(block_sizes: list[int]) -> Iterator[Case]:
     """Yield the rows of the table; the first block size is the one looked at most."""
     for kv in ("fp32", "int8"):
         for kernel in ("weight_only", "dynamic"):
-            scheme = Scheme(precision="int8", kernel=kernel, kv=kv)  # type: ignore[arg-type]
+            scheme = Scheme(precision="int8", kernel=kernel, kv=kv)
             yield Case(scheme=scheme, bar=kv == "int8")
     yield Case(scheme=Scheme(precision="int8", kv="int8"), cache="int8, a scale a layer")
     for block_size in block_sizes:

@@ -57,7 +57,7 @@ def plain(model: Path, texts: list[str], processes: int) -> Took:
     started = time.perf_counter()
     for worker in workers:
         worker.join()
-    return Took(time.perf_counter() - started, sum(cpu))
+    return Took(time.perf_counter() - started, sum(cpu[:]))
 
 
 def encode(model: Path, texts: list[str], barrier: Any, cpu: Any, number: int) -> None:

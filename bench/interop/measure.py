@@ -1,7 +1,7 @@
 """One model at one precision in every loader, as rows."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ def measured(
             if isinstance(found, str)
             else first_difference(wanted, found)
         )
-        error = compared(prompt.logits, logits[loader.file])["max_abs_error"]
-        rows.append(row | verdict(prompt.logits, at, error if precision == "fp32" else None))
+        most = compared(prompt.logits, logits[loader.file])["max_abs_error"]
+        rows.append(row | verdict(prompt.logits, at, most if precision == "fp32" else None))
     return rows, pairs_of(logits, precision, prompt)
 
 
@@ -62,7 +62,7 @@ def promised_loaders(folder: Path) -> set[str]:
     return {name for model in Artefact.open(folder).models for name in model.loaders}
 
 
-def pairs_of(logits: Mapping[str, Logits], precision: str, prompt: Prompt) -> Sequence[Row]:
+def pairs_of(logits: Mapping[str, Logits], precision: str, prompt: Prompt) -> list[Row]:
     """Return how far each two files of one precision are apart."""
     return [
         {"precision": precision, "prompt": prompt.name, "files": [a, b]} | compared(x, y)

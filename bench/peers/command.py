@@ -4,7 +4,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgetiny.measure import cores, read_bandwidth
@@ -108,7 +108,7 @@ def prepare(
     options: argparse.Namespace,
     cells: Sequence[Cell],
     settings: Sequence[Setting],
-    pythons: dict[str, Path],
+    pythons: Mapping[str, Path],
     converted: Converted,
 ) -> None:
     """Write the models and convert them for every setting that a cell takes."""

@@ -231,7 +231,9 @@ def _screening_note(measurement: Measurement) -> str:
 
 def _described(setting: Setting, converted: Converted, cells: Sequence[Cell]) -> str:
     found = [converted.facts(cell.model, setting) for cell in cells]
-    versions = next((each["versions"] for each in found if each.get("versions")), {})
+    versions: Mapping[str, str] = next(
+        (each["versions"] for each in found if each.get("versions")), {}
+    )
     shown = ", ".join(f"{name} {number}" for name, number in versions.items()) or "no versions"
     # Where files lie on one machine is nothing that a reader needs.
     options = {

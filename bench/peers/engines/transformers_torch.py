@@ -26,8 +26,9 @@ def run(folder: Path, options: Mapping[str, Any], work: Work) -> Timed:
     from transformers import AutoModelForCausalLM, CompileConfig
 
     torch.set_num_threads(work.threads)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, options["dtype"]))
-    settings = {}
+    dtype = getattr(torch, options["dtype"])
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    settings: dict[str, Any] = {}
     if options["cache"] == "static":
         # transformers compiles by itself on some devices only, not on the CPU, hence forward here.
         settings = {"cache_implementation": "static", "compile_config": CompileConfig()}
