@@ -47,8 +47,7 @@ def measure(name: str, checkpoint: Checkpoint, options: argparse.Namespace) -> d
         "recipe": f"{name} ({digest})",
         "precision": model.precision,
         "kernel": model.kernel,
-        "block_size": model.block_size if model.precision == "int4" or model.kernel != "dynamic"
-        else None,
+        "block_size": model.block_size,
         "method": model.method,
         "kv_dtype": model.kv_dtype,
         "size_bytes": sum(artefact.manifest["files"][file]["bytes"] for file in model.files),
