@@ -33,7 +33,7 @@ def write_companions(
     for plan in plans:
         if (plan.format, plan.layout) == ("onnx", "portable"):
             inside = folder / folder_of(plan, plans)
-            write_json(inside / "genai_config.json", genai_config(config, plan.context))
+            write_json(inside / "genai_config.json", genai_config(config, plan))
     for name in TOKENIZER_FILES:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, folder / name)
@@ -47,14 +47,13 @@ def transformers_js_config(plan: Plan) -> dict[str, Any]:
     return {"dtype": dtype, "use_external_data_format": {f"model{suffix}.onnx": True}}
 
 
-def genai_config(config: ModelConfig, context: int) -> dict[str, Any]:
+def genai_config(config: ModelConfig, plan: Plan) -> dict[str, Any]:
     """Return onnxruntime-genai's description of the graph, with greedy search as the default."""
+    options = {"log_id": "onnxruntime-genai", "provider_options": []}
+    if plan.kernel == "dynamic":
+        options |= dict([EXACT_SUMS])  # right on every machine, if not the fastest on each
     decoder = {
-        "session_options": {
-            "log_id": "onnxruntime-genai",
-            "provider_options": [],
-            **dict([EXACT_SUMS]),
-        },
+        "session_options": options,
         "filename": "model.onnx",
         "head_size": padded_head_dim(config.head_dim),
         "hidden_size": config.hidden_size,
@@ -79,12 +78,12 @@ def genai_config(config: ModelConfig, context: int) -> dict[str, Any]:
     model = {
         "type": config.to_hf()["model_type"],
         "vocab_size": config.vocab_size,
-        "context_length": context,
+        "context_length": plan.context,
         "decoder": decoder,
     }
     search = {
         "do_sample": False,
-        "max_length": context,
+        "max_length": plan.context,
         "min_length": 0,
         "num_beams": 1,
         "num_return_sequences": 1,

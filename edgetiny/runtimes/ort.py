@@ -16,6 +16,7 @@ from edgetiny.errors import ArtefactError, ConfigError
 from edgetiny.measure import cores
 from edgetiny.runtimes.huge_pages import collapse
 from edgetiny.runtimes.ort_graph import Cache, Stepper, graph_of
+from edgetiny.runtimes.ort_sums import sums_overflow
 from edgetiny.runtimes.protocol import (
     Capabilities,
     Engine,
@@ -212,7 +213,8 @@ def open_session(
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     options.enable_profiling = profile
-    options.add_session_config_entry(*EXACT_SUMS)
+    if sums_overflow():
+        options.add_session_config_entry(*EXACT_SUMS)
     # onnxruntime maps the file, and lets go of each matrix as it packs it.
     with tempfile.TemporaryDirectory(prefix="edgetiny-") as scratch:
         graph: str | bytes = str(model)

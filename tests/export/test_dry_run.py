@@ -27,14 +27,7 @@ def tame(tensors):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(
     ("format", "precision"),
-    [
-        ("gguf", "fp32"),
-        ("gguf", "int8"),
-        ("onnx", "fp16"),
-        ("onnx", "int8"),
-        ("onnx", "int4"),
-        pytest.param("executorch", "int8", marks=pytest.mark.slow),
-    ],
+    [("gguf", "fp32"), ("gguf", "int8"), ("onnx", "fp16"), ("onnx", "int8"), ("onnx", "int4")],
 )
 def test_the_size_is_within_three_percent(format, precision, tied, make_checkpoint, tmp_path):
     checkpoint = make_checkpoint(edit=tame, tie_word_embeddings=tied, **SHAPE)

@@ -10,6 +10,7 @@ pytest.importorskip("executorch")
 pytest.importorskip("torchao")
 
 from edgetiny.checkpoint import ModelConfig, parameter_shapes
+from edgetiny.export.dry_run import model_bytes
 from edgetiny.export.executorch_lower import LEAST_DELEGATED, constant_methods, lower_executorch
 from edgetiny.export.plan import Plan
 from edgetiny.model import build_model
@@ -128,6 +129,17 @@ def test_a_program_answers_as_the_decoder_does(tmp_path, precision, batch, layou
     assert bool(custom) == lowered.facts["custom_ops"] == (layout == "edgetiny")
     if layout == "edgetiny" and precision != "fp16":
         assert lowered.facts["delegated_share"] > LEAST_DELEGATED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_forecast_counts_a_tied_table_twice(tmp_path, tied):
+    config = replace(CONFIG, vocab_size=20_000, hidden_size=96, tie_word_embeddings=tied)
+    _, weights = weights_of(config, "int8")
+    plan = replace(PLAN, precision="int8", kernel="dynamic")
+    lowered = lower_executorch(tmp_path, weights, plan, lambda *_, **__: None)
+    written = (tmp_path / lowered.files[0]).stat().st_size
+    assert model_bytes(plan, config, None) == pytest.approx(written, rel=0.03)
 
 
 @pytest.mark.slow
