@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 
-ort = pytest.importorskip("onnxruntime")
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+
+import onnx
+import onnxruntime as ort
 
 from edgetiny.artefact import EXACT_SUMS
 from edgetiny.runtimes import ort_sums
