@@ -336,7 +336,8 @@ def test_a_benchmark_that_cannot_be(
     (given / "typo.toml").write_text(suite.replace("batches", "batch"))
     shutil.copytree(checkpoint, given / "artefact")
     manifest = {"precision": "int8", "kv_dtype": "fp32", "compute_dtype": "fp32", "context": 600}
-    manifest |= {"schema_version": 1, "max_batch": 4, "files": {"model.onnx": {"bytes": 9}}}
+    manifest |= {"schema_version": 1, "max_batch": 4}
+    manifest["files"] = {"model.onnx": {"bytes": 9, "sha256": "0" * 64}}
     (given / "artefact" / "manifest.json").write_text(json.dumps(manifest))
     words = [given / word if (given / str(word)).exists() else word for word in words]
     out = ["--out", tmp_path / "new" / "r.json", "--report", tmp_path / "r.html"]
