@@ -16,7 +16,8 @@ VERIFICATION = "verification.json"
 CARD = "README.md"
 UNHASHED = (MANIFEST, VERIFICATION, CARD)
 # Where sums of unsigned times signed bytes overflow, this entry of an onnxruntime session makes
-# weights unsigned, whose sums have room. Elsewhere it makes them unsigned too, for half the speed.
+# weights unsigned, whose sums have room. Elsewhere it may make them unsigned too: with AMX that
+# takes half the speed.
 EXACT_SUMS = ("session.x64quantprecision", "1")
 
 

@@ -23,7 +23,9 @@ _LARGEST = (255, 127)
 @functools.cache
 def sums_overflow() -> bool:
     """Return whether such sums overflow here: the onnxruntime at hand is asked, in milliseconds."""
-    session = onnxruntime.InferenceSession(_GRAPH, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(_GRAPH, options, providers=["CPUExecutionProvider"])
     unsigned, signed = _LARGEST
     a = np.full((_ROWS, _DEPTH), unsigned, np.uint8)
     b = np.full((_DEPTH, _COLUMNS), signed, np.int8)

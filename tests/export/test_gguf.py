@@ -8,11 +8,14 @@ from edgetiny.artefact import Artefact
 from edgetiny.checkpoint import RopeScaling
 from edgetiny.errors import ConfigError
 from edgetiny.runtimes import open_runtime
+from edgetiny.tokenizer import Tokenizer
 
 pytest.importorskip("gguf")
 
+import gguf
+
 from edgetiny.export.gguf_read import GgufTensors
-from edgetiny.export.gguf_vocabulary import pre_tokenizer_name
+from edgetiny.export.gguf_vocabulary import pre_tokenizer_name, write_vocabulary
 from edgetiny.export.gguf_write import interleaved
 
 LLAMA3 = RopeScaling(
@@ -66,6 +69,22 @@ def test_narrow_precisions_are_verified_and_small(
 
 def test_rows_of_q_and_k_are_put_side_by_side():
     assert interleaved(2, 4).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_pieces_beyond_the_rows_are_left_out(tiny_checkpoint, tmp_path):
+    """As a padding token that was declared later: llama.cpp takes a row for each token."""
+    tokenizer = Tokenizer.open(tiny_checkpoint.path)
+    for n_rows in (tokenizer.vocab_size - 1, tokenizer.vocab_size + 3):
+        path = tmp_path / f"{n_rows}.gguf"
+        writer = gguf.GGUFWriter(path, "llama")
+        write_vocabulary(writer, tokenizer, n_rows)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        fields = gguf.GGUFReader(path).fields
+        for name in ("tokens", "scores", "token_type"):
+            assert len(fields[f"tokenizer.ggml.{name}"].data) == n_rows
 
 
 def test_a_rule_that_llama_cpp_lacks_is_refused(tmp_path):

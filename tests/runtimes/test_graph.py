@@ -98,6 +98,20 @@ def test_other_tokens_than_the_likeliest_are_taken_too(pair, tokens):
     assert_same(runtimes, lambda runtime: runtime.step(tokens[:, 1:2]))
 
 
+def test_ids_that_were_handed_out_may_be_edited(pair, tokens):
+    """A row that has ended goes on from another token than was chosen."""
+    runtimes = pair()
+    assert_same(runtimes, lambda runtime: runtime.prefill(tokens, np.array([12, 3, 7])))
+
+    def edited(runtime):
+        ids = runtime.greedy_step(tokens[:, :1])
+        ids[0, 0] = (ids[0, 0] + 7) % runtime.config.vocab_size
+        return runtime.greedy_step(ids)
+
+    np.testing.assert_array_equal(edited(runtimes[1]), edited(runtimes[0]))
+    assert_same(runtimes, lambda runtime: runtime.step(tokens[:, 1:2]))
+
+
 def test_batches_take_turns_in_one_cache(pair, tokens):
     eager, graph = pair()
     for rows in (3, 1, 2, 3):
