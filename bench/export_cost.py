@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peers.engines.executorch_llm import prepare as prepare_peer
-from phases import Phases, say_phase, watch
+from phases import say_phase, watch
 
 if TYPE_CHECKING:
     # A peer's environment has no edgetiny.
@@ -104,6 +104,8 @@ def export(case: str, work: Path) -> None:
             {"qmode": "8da4w", "group_size": block_size, "embedding": "4,32", "batch": 1},
         )
         return
+    from phase_reporter import PhaseReporter
+
     from edgetiny.config.export import ExportConfig
     from edgetiny.export.stage import run
 
@@ -116,7 +118,7 @@ def export(case: str, work: Path) -> None:
         context=1024,
     )
     if who == _OURS:
-        run(config, Phases())
+        run(config, PhaseReporter())
         return
     from edgetiny.checkpoint import Checkpoint
     from edgetiny.export.calibration import scheme_of
@@ -128,7 +130,7 @@ def export(case: str, work: Path) -> None:
     (plan,) = plans(config, opened.config)
     out.mkdir(parents=True)
     weights = Weights(opened.config, opened.state_dict(), scheme_of(plan))
-    with Phases().task("lowering") as task:
+    with PhaseReporter().task("lowering") as task:
         lowerer_of(plan, opened)(out, weights, plan, task.advance)
 
 

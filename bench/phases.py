@@ -1,36 +1,19 @@
 """What the phases of a child process take: seconds, and anonymous memory of all that it starts.
 
-The child says on standard output which phase begins (`say_phase`, or a `Phases` reporter for each
-task of a stage); the parent (`watch`) reads RssAnon, what no file backs, every 50 ms.
+The child says on standard output which phase begins (`say_phase`, or phase_reporter.py for each
+task of a stage); the parent (`watch`) reads RssAnon, what no file backs, every 50 ms. The standard
+library alone: a child may live in an environment without edgetiny.
 """
 
-import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgetiny.console import Reporter, Task
-
 _SECONDS_BETWEEN = 0.05
 _MARK = "phase: "
-
-
-class Phases(Reporter):
-    """A quiet reporter whose tasks are phases."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-
-    @contextlib.contextmanager
-    def task(self, name: str, total: int | None = None) -> Iterator[Task]:
-        """Begin a phase of the task's first word; what follows it is `between`."""
-        say_phase(name.split()[0])
-        with super().task(name, total) as task:
-            yield task
-        say_phase("between")
 
 
 def say_phase(name: str) -> None:

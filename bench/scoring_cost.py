@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from phases import Phases, watch
+from phase_reporter import PhaseReporter
+from phases import watch
 
 _ROOT = Path(__file__).parents[1]
 _BAR_BYTES = 3 * 10**9
@@ -128,12 +129,12 @@ def run_case(case: str, work: Path) -> None:
             calibration_tokens=n_tokens,
             **_STUDENT,  # type: ignore[arg-type]
         )
-        run(config, Phases())
+        run(config, PhaseReporter())
         return
     teacher = Checkpoint.open(work / "teacher")
     windows = text_windows(Shards.open(work / "shards").train, n_tokens, trained_length(teacher))
     shape, tensors = take_layers(teacher.config, teacher.state_dict(), list(range(n_layers)))
-    score(cast(ScoreMethod, method), shape, tensors, windows, reporter=Phases())
+    score(cast(ScoreMethod, method), shape, tensors, windows, reporter=PhaseReporter())
 
 
 def measure(case: str, work: Path) -> dict[str, Any]:

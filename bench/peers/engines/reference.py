@@ -1,7 +1,7 @@
 """A fixed program that reads memory and multiplies as decoding does: what the machine gives.
 
 It streams the fp32 matrices of model A through numpy's matrix product, once a step, with a column
-for each sequence: at batch 1 memory bounds it, at batch 20 arithmetic does, as in the rows beside it.
+for each sequence: memory bounds it at batch 1 and arithmetic at batch 20, as in the rows beside it.
 No engine under test has part in it, so rows can be given as ratios to it.
 """
 
