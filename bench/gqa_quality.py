@@ -31,9 +31,10 @@ from edgetiny.config.train import TrainConfig
 from edgetiny.console import Reporter
 from edgetiny.cost import parameters
 from edgetiny.data import Shards
+from edgetiny.data.windows import spread_windows
 from edgetiny.device import cpu_model
 from edgetiny.evaluate import ScoredDocument, bits_per_byte, documents_of_split
-from edgetiny.gqa.calibrate import align, calibration_windows
+from edgetiny.gqa.calibrate import align
 from edgetiny.gqa.stage import run as gqa
 from edgetiny.gqa.stage import window_length
 from edgetiny.model import build_model, load_model
@@ -125,7 +126,7 @@ class Measured:
         """Convert, and return held-out bits per byte."""
         if way.refit:
             return self.bits(gqa(self.config(way, groups)))
-        windows = calibration_windows(
+        windows = spread_windows(
             self.shards.train.tokens, self.options.calibration_tokens, self.context
         )
         with self.reporter.task("aligning", self.teacher.config.num_hidden_layers) as task:

@@ -10,10 +10,10 @@ from torch import Tensor
 from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.config.export import ExportConfig, VerifyConfig
 from edgetiny.console import Reporter
+from edgetiny.data.windows import spread_windows
 from edgetiny.errors import ArtefactError, ConfigError
 from edgetiny.export.calibration import calibration_tokens
 from edgetiny.gqa import Merge, convert, window_length
-from edgetiny.gqa.calibrate import calibration_windows
 from edgetiny.gqa.pool import check_groups
 
 # As many as `edgetiny gqa` reads, so that both make the same weights.
@@ -84,7 +84,7 @@ def source_of(
             " give --data SHARDS or --calibration-text FILE"
         )
     tokens = calibration_tokens(checkpoint, config.data, config.calibration_text)
-    windows = calibration_windows(tokens, _CALIBRATION_TOKENS, window_length(checkpoint))
+    windows = spread_windows(tokens, _CALIBRATION_TOKENS, window_length(checkpoint))
     made = convert(checkpoint, merge, windows, reporter)
     digest = hashlib.sha256(windows.numpy().tobytes()).hexdigest()
     return Source(shape=shape, tensors=made.tensors, merge=merge, text_sha256=digest)

@@ -9,14 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.console import Task
-from edgetiny.data.shards import Tokens
-from edgetiny.errors import DataError
 from edgetiny.gqa.align import aligned_tensors, plain_mean, share
 from edgetiny.gqa.grouping import Group, Grouping, adjacent, cheapest
 from edgetiny.gqa.moments import Moments, gather
@@ -25,23 +22,6 @@ from edgetiny.gqa.trial import Trial
 from edgetiny.model import Layer, Stream, open_layer, stream_layers
 
 _TRIAL_TOKENS = 4096
-
-
-def calibration_windows(tokens: Tokens, n_tokens: int, length: int) -> Tensor:
-    """Return about `n_tokens` of a flat run of ids, (windows, length), spread evenly over it.
-
-    Raises DataError if the text is shorter than a window.
-    """
-    n_there = len(tokens) // length
-    if n_there < 1:
-        raise DataError(
-            f"the training text holds {len(tokens):,} tokens, less than the {length} of one"
-            " calibration window; give more text, or a smaller --context"
-        )
-    n_windows = min(n_there, -(-n_tokens // length))
-    chosen = np.arange(n_windows, dtype=np.int64) * n_there // n_windows
-    rows = tokens[chosen[:, None] * length + np.arange(length)]  # (windows, length)
-    return torch.from_numpy(rows.astype(np.int64))
 
 
 def attended(stream: Stream, layer: Layer) -> Iterator[Tensor]:

@@ -8,11 +8,11 @@ from edgetiny.checkpoint import Checkpoint, write_checkpoint
 from edgetiny.config.model import GqaConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.data import Shards
+from edgetiny.data.windows import spread_windows
 from edgetiny.errors import ConfigError
 from edgetiny.evaluate import bits_per_byte, documents_of_split
 from edgetiny.evaluate.compatible import check_same_tokenizer
 from edgetiny.files import atomic_folder, refuse_existing
-from edgetiny.gqa.calibrate import calibration_windows
 from edgetiny.gqa.convert import Converted, Merge, convert
 from edgetiny.gqa.pool import check_groups
 from edgetiny.importance.text import trained_length
@@ -81,7 +81,7 @@ def _converted(
     if not merge.needs_text or groups == n_before:
         return convert(source, merge)
     assert shards is not None
-    windows = calibration_windows(
+    windows = spread_windows(
         shards.train.tokens,
         config.calibration_tokens or _CALIBRATION_TOKENS,
         window_length(source, config.context),

@@ -3,12 +3,10 @@
 Axes: N windows, T tokens of each.
 """
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from edgetiny.data.shards import Tokens
-from edgetiny.errors import DataError
+from edgetiny.data.windows import spread_windows
 
 CALIBRATION_TOKENS = 16_384
 WINDOW_TOKENS = 512
@@ -29,15 +27,7 @@ def calibration_windows(
     store much in it, and it leads every sequence that is decoded. None if there is none.
     Raises DataError if it is shorter than one window.
     """
-    n_there = len(tokens) // window
-    if n_there < 1:
-        raise DataError(
-            f"calibration text has {len(tokens)} tokens, less than a window of {window};"
-            " give more text"
-        )
-    n_windows = min(n_there, max(1, n_tokens // window))
-    chosen = np.arange(n_windows, dtype=np.int64) * n_there // n_windows
-    rows = np.asarray(tokens[chosen[:, None] * window + np.arange(window)], dtype=np.int64)
+    rows = spread_windows(tokens, n_tokens, window)
     if start is not None:
         rows[:, 0] = start
-    return torch.from_numpy(rows)
+    return rows

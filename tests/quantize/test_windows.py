@@ -19,5 +19,5 @@ def test_short_text_gives_what_there_is():
 
 
 def test_text_shorter_than_a_window_is_refused():
-    with pytest.raises(DataError, match="has 9 tokens, less than a window of 16"):
+    with pytest.raises(DataError, match="holds 9 tokens, less than the 16 of one window"):
         calibration_windows(np.arange(9, dtype=np.uint16), 1, window=16)
