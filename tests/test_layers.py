@@ -14,7 +14,7 @@ LAYERS = (
     ("files",),
     ("config",),
     ("console",),
-    ("svg", "page"),
+    ("markdown", "svg", "page"),
     ("measure", "text"),
     ("device",),
     ("checkpoint",),

@@ -11,6 +11,7 @@ from edgetiny.config.compare import CompareConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.errors import DataError
 from edgetiny.files import atomic_file, refuse_existing
+from edgetiny.markdown import markdown_table
 
 Row = Mapping[str, Any]
 Key = tuple[tuple[str, Any], ...]
@@ -81,13 +82,8 @@ class CompareResult:
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
-        names = list(self.rows[0].cells())
         lines = [f"{self.second} over {self.first}; {self.confidence:.0%} intervals.", ""]
-        lines.append("| " + " | ".join(name.replace("_", " ") for name in names) + " |")
-        lines.append("|" + "---|" * len(names))
-        for row in self.rows:
-            lines.append("| " + " | ".join(str(cell) for cell in row.cells().values()) + " |")
-        lines.append("")
+        lines += [*markdown_table([row.cells() for row in self.rows]), ""]
         lines += [f"Only in {self.first}: {name}." for name in self.only_first]
         lines += [f"Only in {self.second}: {name}." for name in self.only_second]
         return "\n".join([*lines, *self.notes]).rstrip() + "\n"

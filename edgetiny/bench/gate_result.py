@@ -11,6 +11,7 @@ from edgetiny.bench.gate_speed import SpeedRow
 from edgetiny.bench.interval import Interval, ratio_of_medians
 from edgetiny.bench.verdict import Verdict
 from edgetiny.config.compare import GateConfig
+from edgetiny.markdown import markdown_table
 from edgetiny.measure import spread
 
 SCHEMA_VERSION = 1
@@ -179,7 +180,7 @@ class GateResult:
         lines = [f"### Speed: {self.verdict}", "", f"{shown['base']} against {shown['head']}", ""]
         for part in ("speed", "figures"):
             if shown[part]:
-                lines += [*_table(shown[part]), ""]
+                lines += [*markdown_table(shown[part]), ""]
         lines += [f"- absent: {name}: {why}" for name, why in self.absent.items()]
         lines += [f"\n{shown['note']}"] if "note" in shown else []
         lines += [f"\n{shown['machine']}. Noise: base against itself, in the same blocks."]
@@ -228,13 +229,6 @@ def _figure_cells(change: Change) -> dict[str, Any]:
         "outcome": change.outcome,
         "what": change.note,
     }
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    names = list(rows[0])
-    lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |"]
-    lines.append("|" + "---|" * len(names))
-    return lines + ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in rows]
 
 
 def _json(payload: object) -> str:

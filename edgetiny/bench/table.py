@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgetiny.bench.launch_cost import differing
+from edgetiny.markdown import markdown_table
 
 Row = Mapping[str, Any]
 
@@ -78,14 +79,8 @@ def _narrow(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return facts and rows as Markdown."""
-    cells = lines(rows)
-    names = list(cells[0])
     head = [f"- {name.replace('_', ' ')}: {fact}" for name, fact in shared_facts(rows).items()]
-    body = [
-        "| " + " | ".join(name.replace("_", " ") for name in names) + " |",
-        "|" + "---|" * len(names),
-        *("| " + " | ".join(line[name] for name in names) + " |" for line in cells),
-    ]
+    body = markdown_table(lines(rows))
     doubts = [f"- {name}: {doubt}" for name, doubt in _doubts(rows).get("doubts", {}).items()]
     return "\n".join([*head, "", *body, *([""] if doubts else []), *doubts]) + "\n"
 

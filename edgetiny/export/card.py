@@ -6,6 +6,7 @@ from typing import Any
 from edgetiny.artefact import ModelFile
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.export.verify import ModelVerification, Verification
+from edgetiny.markdown import markdown_table
 
 _RUN = {
     "onnx": "edgetiny generate . --prompt '...'   # in onnxruntime",
@@ -27,14 +28,14 @@ def model_card(name: str, manifest: Mapping[str, Any], config: ModelConfig, v: V
         "",
         "## Files",
         "",
-        *table([_file_row(each.model, manifest["files"]) for each in v.models]),
+        *markdown_table([_file_row(each.model, manifest["files"]) for each in v.models]),
         "",
         "## Measured",
         "",
         f"Each file against the checkpoint in fp32, on: {v.text}. Bits per byte are of the last of"
         " these texts. `verification.json` has every figure and limit.",
         "",
-        *table([_measured_row(each) for each in v.models]),
+        *markdown_table([_measured_row(each) for each in v.models]),
         "",
         "## Run",
         "",
@@ -43,16 +44,6 @@ def model_card(name: str, manifest: Mapping[str, Any], config: ModelConfig, v: V
         "```",
     ]
     return "\n".join(lines) + "\n"
-
-
-def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return rows of the same keys as lines of a Markdown table."""
-    head = list(rows[0])
-    return [
-        f"| {' | '.join(head)} |",
-        "|" + "---|" * len(head),
-        *(f"| {' | '.join(row[key] for key in head)} |" for row in rows),
-    ]
 
 
 def _file_row(model: ModelFile, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
