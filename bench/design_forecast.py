@@ -35,9 +35,9 @@ from edgetiny.demo.embedded import write_embedded_text
 from edgetiny.design import stage as design
 from edgetiny.device import cpu_model, read_device
 from edgetiny.device import run as describe
-from edgetiny.export.card import table
 from edgetiny.files import atomic_folder
 from edgetiny.init import stage as init
+from edgetiny.markdown import markdown_table
 from edgetiny.tokenizer.train import run as train_tokenizer
 
 BARS = {"size": 3.0, "memory": 15.0, "speed": 25.0}
@@ -237,7 +237,7 @@ def main() -> None:
         found = json.loads(file.read_text(encoding="utf-8"))
     for name in names:
         found[name] = measure(name, work, device)
-        print("\n".join(table([line_of(name, found[name])])), flush=True)
+        print("\n".join(markdown_table([line_of(name, found[name])])), flush=True)
         if file is not None:
             found = {each: found[each] for each in CASES if each in found}
             file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -250,7 +250,7 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     n_missed, n_held = misses(found), len(BARS) * len(found)
     first = next(iter(found.values()))
     missing = [name for name in CASES if name not in found]
-    rows = table([line_of(name, row) for name, row in found.items()])
+    rows = markdown_table([line_of(name, row) for name, row in found.items()])
     return f"""# What a design predicts
 
 Made by `bench/design_forecast.py` on {cpu_model()}, 2 threads, onnxruntime, fp32 cache, 2 + 510

@@ -22,8 +22,8 @@ from edgetiny.checkpoint import Checkpoint
 from edgetiny.config.export import ExportConfig
 from edgetiny.console import Reporter
 from edgetiny.device import cpu_model
-from edgetiny.export.card import table
 from edgetiny.export.stage import run
+from edgetiny.markdown import markdown_table
 
 RECIPES = Path(__file__).parents[1] / "export" / "recipes"
 NAMES = ("desktop_cpu_int8", "server_cpu_batch20", "desktop_cpu_int4", "server_cpu_int4")
@@ -96,7 +96,7 @@ def markdown(facts: dict[str, str], rows: list[dict[str, Any]]) -> str:
         "",
         *(f"- {name}: {value}" for name, value in facts.items()),
         "",
-        *table([row_of(row) for row in rows]),
+        *markdown_table([row_of(row) for row in rows]),
         "",
         f"Bars: {'all held' if not missed else 'MISSED by ' + ', '.join(missed)}.",
         "",

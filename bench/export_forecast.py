@@ -25,13 +25,13 @@ from edgetiny.checkpoint import Checkpoint, ModelConfig, write_checkpoint
 from edgetiny.config.export import ExportConfig
 from edgetiny.device import cpu_model
 from edgetiny.export.calibration import scheme_of
-from edgetiny.export.card import table
 from edgetiny.export.dry_run import model_bytes, ram_bytes
 from edgetiny.export.lower import lower_onnx
 from edgetiny.export.package import model_file, write_companions, write_manifest
 from edgetiny.export.plan import Plan, plans
 from edgetiny.files import atomic_folder
 from edgetiny.init import RandomTensors
+from edgetiny.markdown import markdown_table
 from edgetiny.measure.memory import anonymous_rss_bytes, peak_rss_bytes
 from edgetiny.quantize import KVScales, Weights
 
@@ -218,7 +218,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         " (`weight_only`) take 35 MiB more than forecast in the largest shape, so a model far"
         f" beyond these may miss. {len(CASES) - len(rows)} of {len(CASES)} cases were not run.",
         "",
-        *table([line_of(row) for row in rows]),
+        *markdown_table([line_of(row) for row in rows]),
     ]
     return "\n".join(lines) + "\n"
 

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from edgetiny.device import cpu_model
-from edgetiny.export.card import table
+from edgetiny.markdown import markdown_table
 from interop.compare import worst
 from interop.loaders import N_NEW
 from interop.models import HEAD_NOISE, PROMPTS
@@ -63,17 +63,21 @@ def markdown(result: Mapping[str, Any]) -> str:
             "",
             "## The models' own texts",
             "",
-            *table([model_line(each) for each in result["models"]]),
+            *markdown_table([model_line(each) for each in result["models"]]),
             "",
             "## Loaders",
             "",
-            *table([loader_line(group) for group in grouped(rows, "model", "precision", "loader")]),
+            *markdown_table(
+                [loader_line(group) for group in grouped(rows, "model", "precision", "loader")]
+            ),
             "",
             "## Formats of one precision, against each other",
             "",
             "The worst of all models and prompts.",
             "",
-            *table([pair_line(group) for group in grouped(result["pairs"], "precision", "files")]),
+            *markdown_table(
+                [pair_line(group) for group in grouped(result["pairs"], "precision", "files")]
+            ),
             "",
         ]
     )
