@@ -2,11 +2,13 @@
 
     python bench/export_forecast.py --write docs/results/export_forecast
 
-Random weights of several shapes are lowered to ONNX by several plans. In a fresh process each file
-is loaded and decodes a few steps with a whole batch, the cache written to its end as a full context
-would. What is compared is the peak of that process's anonymous memory; what it maps of files (code
-of the packages, and weights that the kernel may drop) is beside it. `--write` names the results
-without suffix. Exits 1 if a size is more than 3% off, or a memory more than 15%.
+Random weights of several shapes are lowered to ONNX and ExecuTorch by several plans. In a fresh
+process each file is loaded and decodes with a whole batch: a few steps over a cache written to its
+end in ONNX, to the end of the context in ExecuTorch, which keeps its cache to itself. What is
+compared is the peak of that process's anonymous memory; what it maps of files (code of the packages,
+and weights that the kernel may drop) is beside it. `--write` names the results without suffix; cases
+that are there already stay, but for those that are named again. Exits 1 if a size is more than 3%
+off, or a memory more than 15%.
 """
 
 import argparse
@@ -26,15 +28,16 @@ from edgetiny.config.export import ExportConfig
 from edgetiny.device import cpu_model
 from edgetiny.export.calibration import scheme_of
 from edgetiny.export.dry_run import model_bytes, ram_bytes
-from edgetiny.export.lower import lower_onnx
 from edgetiny.export.package import model_file, write_companions, write_manifest
 from edgetiny.export.plan import Plan, plans
+from edgetiny.export.stage import lowerer_of
 from edgetiny.files import atomic_folder
 from edgetiny.init import RandomTensors
 from edgetiny.markdown import markdown_table
 from edgetiny.measure.memory import anonymous_rss_bytes, peak_rss_bytes
 from edgetiny.quantize import KVScales, Weights
 
+_STEPS = 8
 SIZE_BAR, RAM_BAR = 3.0, 15.0
 """Percent that a forecast may be off."""
 
@@ -49,6 +52,7 @@ class Case:
     batch: int
     context: int
     kv: str = "int8"
+    format: str = "onnx"
 
 
 SHAPES = ((8, 384), (10, 768), (20, 640))
@@ -62,10 +66,20 @@ PLANS = (
     ("int4", 1, 1024, "int8"),
     ("int4", 20, 512, "int8"),
 )
+EXECUTORCH = (
+    *((8, 384, precision, 1) for precision in ("fp32", "fp16", "int8", "int4")),
+    *((8, 384, "int8", 20), (10, 768, "int4", 1), (20, 640, "int8", 1)),
+)
 CASES = [
-    Case(layers, width, precision, batch, context, kv)
-    for layers, width in SHAPES
-    for precision, batch, context, kv in PLANS
+    *(
+        Case(layers, width, precision, batch, context, kv)
+        for layers, width in SHAPES
+        for precision, batch, context, kv in PLANS
+    ),
+    *(
+        Case(layers, width, precision, batch, 512, "fp32", "executorch")
+        for layers, width, precision, batch in EXECUTORCH
+    ),
 ]
 
 
@@ -92,8 +106,12 @@ def lowered(case: Case, scratch: Path) -> tuple[Plan, ModelConfig, Path]:
             inside, shape, tensors, stage="init", settings={}, parent=None, tokenizer=None
         )
     config = ExportConfig(
-        precision=case.precision, batch=(case.batch,), context=case.context, kv=case.kv,  # type: ignore[arg-type]
-    )  # fmt: skip
+        format=(case.format,),  # type: ignore[arg-type]
+        precision=case.precision,  # type: ignore[arg-type]
+        batch=(case.batch,),
+        context=case.context,
+        kv=case.kv,  # type: ignore[arg-type]
+    )
     out = scratch / "artefact"
     out.mkdir()
     return lower(Checkpoint.open(scratch / "source"), config, out), shape, out
@@ -109,7 +127,8 @@ def lower(checkpoint: Checkpoint, config: ExportConfig, out: Path) -> Plan:
         scales = torch.full(heads, 0.02)
         kv_scales = KVScales(scales, scales)
     weights = Weights(shape, checkpoint.state_dict(), scheme_of(plan), kv_scales=kv_scales)
-    model = model_file(plan, lower_onnx(out, weights, plan, lambda *_: None), "", shape)
+    files = lowerer_of(plan, checkpoint)(out, weights, plan, lambda *_: None)
+    model = model_file(plan, files, "", shape)
     write_companions(out, checkpoint, shape, [plan])
     write_manifest(out, checkpoint, shape, [model], merge={"gqa_groups": None})
     return plan
@@ -136,9 +155,13 @@ def decode(folder: Path, batch: int) -> dict[str, int]:
     loaded = peak
     ids = np.ones((batch, 2), np.int64)
     token = runtime.prefill(ids, np.full(batch, 2)).argmax(axis=-1)[:, None]
-    for array in runtime._cache.values():  # type: ignore[attr-defined]
-        array.fill(0)
-    for _ in range(8):
+    n_steps = _STEPS
+    if runtime.name == "onnx":
+        for array in runtime._cache.values():  # type: ignore[attr-defined]
+            array.fill(0)
+    else:
+        n_steps = runtime.context - ids.shape[1]
+    for _ in range(n_steps):
         token = runtime.greedy_step(token)
     after = anonymous_rss_bytes() or 0
     done.set()
@@ -155,7 +178,8 @@ def measure(case: Case) -> dict[str, Any]:
         plan, shape, folder = lowered(case, Path(name))
         command = [sys.executable, __file__, "--worker", str(folder), str(case.batch)]
         child = subprocess.run(command, check=True, capture_output=True, text=True)
-        size = sum((folder / file).stat().st_size for file in ("model.onnx", "model.onnx.data"))
+        files = (file for file in folder.iterdir() if file.name.startswith("model."))
+        size = sum(file.stat().st_size for file in files)
         row: dict[str, Any] = vars(case) | {"kernel": plan.kernel} | json.loads(child.stdout)
         row |= {"size": size, "size_forecast": model_bytes(plan, shape, None)}
         row |= {"ram_forecast": ram_bytes(plan, shape)}
@@ -174,6 +198,7 @@ def line_of(row: dict[str, Any]) -> dict[str, str]:
     mib = {key: f"{row[key] / 2**20:.0f}" for key in ("size", "anonymous", "ram_forecast", "after")}
     return {
         "shape": f"{row['layers']} x {row['width']}",
+        "format": row["format"],
         "weights": row["precision"],
         "kernel": row["kernel"],
         "cache": row["kv"],
