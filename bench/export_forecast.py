@@ -5,10 +5,10 @@
 Random weights of several shapes are lowered to ONNX and ExecuTorch by several plans. In a fresh
 process each file is loaded and decodes with a whole batch: a few steps over a cache written to its
 end in ONNX, to the end of the context in ExecuTorch, which keeps its cache to itself. What is
-compared is the peak of that process's anonymous memory; what it maps of files (code of the packages,
-and weights that the kernel may drop) is beside it. `--write` names the results without suffix; cases
-that are there already stay, but for those that are named again. Exits 1 if a size is more than 3%
-off, or a memory more than 15%.
+compared is the peak of that process's anonymous memory; what it maps of files (code of packages,
+weights that the kernel may drop) is beside it. `--write` names the results without suffix; what is
+there already stays, but for cases that are named again. Exits 1 if a size is more than 3% off, or a
+memory more than 15%.
 """
 
 import argparse
@@ -156,11 +156,11 @@ def decode(folder: Path, batch: int) -> dict[str, int]:
     ids = np.ones((batch, 2), np.int64)
     token = runtime.prefill(ids, np.full(batch, 2)).argmax(axis=-1)[:, None]
     n_steps = _STEPS
-    if runtime.name == "onnx":
+    if runtime.engine.name == "onnxruntime":
         for array in runtime._cache.values():  # type: ignore[attr-defined]
             array.fill(0)
     else:
-        n_steps = runtime.context - ids.shape[1]
+        n_steps = runtime.capabilities.max_context - ids.shape[1]
     for _ in range(n_steps):
         token = runtime.greedy_step(token)
     after = anonymous_rss_bytes() or 0
@@ -229,7 +229,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "# What the dry run forecasts",
         "",
         "Written by `bench/export_forecast.py`. Random weights, a vocabulary of 16,000, tied, heads"
-        " of 64, an FFN of 8/3; ONNX in the `edgetiny` layout. MiB. `peak` is the most anonymous"
+        " of 64, an FFN of 8/3; the `edgetiny` layout. MiB. `peak` is the most anonymous"
         " memory of a fresh process that loads the file and decodes a whole batch over a full"
         " cache, what Python and its packages hold included; pages mapped from files (code, and"
         " weights where onnxruntime reads them as they lie) are only in `resident`. One run each,"
@@ -238,10 +238,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         f"Size: at most {max(sizes):.2f}% off (bar {SIZE_BAR:g}%). Memory: at most {max(rams):.1f}%"
         f" off (bar {RAM_BAR:g}%). {n_missed} of {len(rows)} rows miss a bar.",
         "",
-        "What a process holds without weights (210 MB), and the bytes of the graph of four bits for"
-        " a batch, were fitted to the first shape and looked at on the others; blocks"
-        " (`weight_only`) take 35 MiB more than forecast in the largest shape, so a model far"
-        f" beyond these may miss. {len(CASES) - len(rows)} of {len(CASES)} cases were not run.",
+        "What a process holds without weights, and the bytes of the graph of four bits for a batch,"
+        " were fitted to the first shape and looked at on the others; blocks (`weight_only`) take"
+        " 35 MiB more than forecast in the largest shape, so a model far beyond these may miss."
+        f" {len(CASES) - len(rows)} of {len(CASES)} cases were not run.",
         "",
         *markdown_table([line_of(row) for row in rows]),
     ]
@@ -258,13 +258,19 @@ def main() -> None:
     if options.worker is not None:
         print(json.dumps(decode(Path(options.worker[0]), int(options.worker[1]))))
         return
-    rows = [measure(CASES[number]) for number in options.cases or range(len(CASES))]
+    found: dict[str, Any] = {}
+    file = None if options.write is None else options.write.with_suffix(".json")
+    if file is not None and file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+    for number in options.cases or range(len(CASES)):
+        found[str(number)] = measure(CASES[number])
+        if file is not None:
+            file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    rows = [found[number] for number in sorted(found, key=int)]
     page = markdown(rows)
     print(page)
     if options.write is not None:
         options.write.with_suffix(".md").write_text(page, encoding="utf-8")
-        text = json.dumps({"rows": rows}, indent=1) + "\n"
-        options.write.with_suffix(".json").write_text(text, encoding="utf-8")
     sys.exit(int(any(map(missed, rows))))
 
 
