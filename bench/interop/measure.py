@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgetiny.artefact import Artefact
+from edgetiny.export.parity import limits_of
 from interop.compare import compared, first_difference, first_unsaid, until_end, verdict
 from interop.loaders import LOADERS, Logits, Prompt
 
@@ -20,8 +21,10 @@ def measured(
     """Return a row per loader of one prompt, and one per pair of files.
 
     At fp32 every loader has to give the checkpoint's text; of a quantized file, the text of the
-    file's first loader.
+    file's first loader. Whatever its text, a loader whose logits diverge from the checkpoint's by
+    more than verification allows the precision runs another model: nothing explains that.
     """
+    limit = limits_of(precision, "fp16").kl_nats  # llama.cpp keeps its cache in fp16
     rows: list[Row] = []
     logits: dict[str, Logits] = {}
     texts: dict[str, list[int]] = {}
@@ -43,6 +46,7 @@ def measured(
             first = logits.setdefault(loader.file, given)
             row |= compared(prompt.logits, given)
             row["from_first_loader"] = float(np.abs(given - first).max())
+            row["diverges"] = not row["kl_nats"] <= limit
         if not isinstance(found, str):
             found = until_end(found, ends)
             texts.setdefault(loader.file, prompt.wanted if precision == "fp32" else found)
@@ -53,7 +57,9 @@ def measured(
             else first_difference(wanted, found)
         )
         most = compared(prompt.logits, logits[loader.file])["max_abs_error"]
-        rows.append(row | verdict(prompt.logits, at, most if precision == "fp32" else None))
+        row |= verdict(prompt.logits, at, most if precision == "fp32" else None)
+        row["explained"] &= not row.get("diverges", False)
+        rows.append(row)
     return rows, pairs_of(logits, precision, prompt)
 
 

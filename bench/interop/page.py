@@ -53,7 +53,8 @@ def markdown(result: Mapping[str, Any]) -> str:
             " the text. fp32: every loader has to give the checkpoint's text, or part from it where"
             " the checkpoint's first two tokens are less than twice the largest logit error of the"
             " file apart. Quantized: every loader of a file has to give the text of the file's"
-            " first loader",
+            " first loader. All: a loader's logits have to keep the divergence that verification"
+            " allows the precision",
             "- figures are the worst of the prompts, of that loader's own logits on the"
             " checkpoint's text against the checkpoint in fp32; the LLM runner shows none."
             " llama.cpp keeps keys and values in fp16; int4 is rounded to the nearest",
@@ -110,7 +111,8 @@ def loader_line(rows: Sequence[Row]) -> dict[str, str]:
     same = sum(row["first_difference"] is None for row in rows)
     what = "the checkpoint's" if first["precision"] == "fp32" else "as the file's first loader"
     parts = [_part(row) for row in rows if row["first_difference"] is not None]
-    line["texts"] = "; ".join([f"{same} of {len(rows)} {what}", *parts])
+    others = [f"{row['prompt']}: ANOTHER MODEL'S LOGITS" for row in rows if row.get("diverges")]
+    line["texts"] = "; ".join([f"{same} of {len(rows)} {what}", *parts, *others])
     if "kl_nats" not in first:
         return line | dict.fromkeys(_FIGURES, "")
     apart = max(row["from_first_loader"] for row in rows)

@@ -1,6 +1,6 @@
 """The model card of an artefact: `README.md`, with the measured table and how to run each file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from edgetiny.artefact import ModelFile

@@ -12,16 +12,24 @@ LARGEST = 127
 class KVScales:
     """What a stored byte is multiplied by: keys (after rotation) and values, per channel.
 
-    key, value: each (layers, G, head_dim), fp32, positive; G key/value heads. A byte is
-    round(x / scale), cut off at -127 and 127.
+    key, value: each (layers, G, head_dim), fp32; G key/value heads. A byte is round(x / scale),
+    cut off at -127 and 127. Zero is the scale of a channel that was zero throughout.
     """
 
     key: Tensor
     value: Tensor
 
     def per_layer(self) -> tuple[Tensor, Tensor]:
-        """Return one scale a layer for keys and for values, each (layers,): the largest."""
-        return self.key.flatten(1).amax(dim=1), self.value.flatten(1).amax(dim=1)
+        """Return one scale a layer for keys and for values, each (layers,): the largest.
+
+        One, if all channels were zero.
+        """
+        return _largest(self.key), _largest(self.value)
+
+
+def _largest(scales: Tensor) -> Tensor:
+    found = scales.flatten(1).amax(dim=1)
+    return torch.where(found != 0, found, torch.ones_like(found))
 
 
 def round_to_bytes(x: Tensor, scales: Tensor) -> Tensor:
@@ -37,10 +45,10 @@ def fit_scales(x: Tensor, dim: tuple[int, ...]) -> Tensor:
     """Return the scales over `dim` of x that leave the least squared error; these axes are kept.
 
     x: (N, ...); `dim` has the axis of its N windows in it.
-    Where x is zero throughout, the scale is one; where it is not finite, neither is the scale.
+    Where x is zero throughout, so is the scale; where it is not finite, neither is the scale.
     """
-    largest = x.abs().amax(dim=dim, keepdim=True) / LARGEST
-    largest = torch.where(largest != 0, largest, torch.ones_like(largest))
+    found = x.abs().amax(dim=dim, keepdim=True) / LARGEST
+    largest = torch.where(found != 0, found, torch.ones_like(found))
     candidates = [largest * share for share in _SHARES]
     errors = [torch.zeros_like(largest) for _ in candidates]
     # A window at a time, so that what all scales read again stays in a core's cache: five times as
@@ -53,4 +61,4 @@ def fit_scales(x: Tensor, dim: tuple[int, ...]) -> Tensor:
     for scales, error in zip(candidates, errors, strict=True):
         best = torch.where(error < least, scales, best)
         least = torch.minimum(error, least)
-    return best
+    return torch.where(found != 0, best, found)

@@ -109,6 +109,8 @@ def test_a_line_names_what_is_not_explained() -> None:
     line = loader_line([same, apart])
     assert line["texts"].startswith("1 of 2 the checkpoint's; en parts at 0")
     assert "NOT EXPLAINED" in line["texts"]
+    other = same | {"diverges": True, "explained": False}
+    assert "ANOTHER MODEL'S LOGITS" in loader_line([same, other])["texts"]
 
 
 def test_only_results_of_the_same_models_are_joined(tmp_path) -> None:

@@ -32,8 +32,18 @@ def test_one_outlier_does_not_spoil_a_channel():
     assert fit_scales(x, (0, 2)).item() < 1.4 / 127
 
 
-def test_a_channel_of_zeros_has_a_scale_all_the_same():
-    assert fit_scales(torch.zeros(1, 1, 5, 2), (0, 2)).flatten().tolist() == [1, 1]
+def test_a_channel_of_zeros_does_not_coarsen_its_layer():
+    x = 0.1 * torch.randn(1, 2, 500, 8, generator=torch.Generator().manual_seed(0))
+    x[0, 1, :, 3] = 0
+    scales = fit_scales(x, (0, 2))[:, :, 0]
+    assert scales[0, 1, 3] == 0
+    of_layer, _ = KVScales(scales, scales).per_layer()
+    assert 0 < of_layer.item() < 0.01
+
+
+def test_a_layer_of_zeros_has_a_scale_all_the_same():
+    scales = fit_scales(torch.zeros(1, 1, 5, 2), (0, 2))[:, :, 0]
+    assert KVScales(scales, scales).per_layer()[0].tolist() == [1]
 
 
 def test_a_layers_scale_reaches_what_its_channels_reach():
