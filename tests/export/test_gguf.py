@@ -6,7 +6,7 @@ import torch
 
 from edgetiny.artefact import Artefact
 from edgetiny.checkpoint import RopeScaling
-from edgetiny.errors import ConfigError
+from edgetiny.errors import ArtefactError, ConfigError
 from edgetiny.runtimes import open_runtime
 from edgetiny.tokenizer import Tokenizer
 
@@ -45,6 +45,35 @@ def test_fp32_reads_back_as_the_checkpoint(model, keep_scale, make_checkpoint, m
     assert set(tensors) == set(checkpoint.names())
     for name in checkpoint.names():
         assert torch.equal(tensors[name], checkpoint.tensor(name)), name
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("llama.attention.head_count_kv", 1),
+        ("llama.rope.freq_base", 5e5),
+        ("llama.attention.layer_norm_rms_epsilon", 1e-3),
+    ],
+)
+def test_a_file_that_says_another_shape_is_refused(key, value, tiny_checkpoint, make_artefact):
+    folder = make_artefact(tiny_checkpoint, format=("gguf",), precision="fp32")
+    reader = gguf.GGUFReader(folder / "model.gguf", "r+")
+    field = reader.fields[key]
+    field.parts[field.data[0]][0] = value
+    reader.data.flush()
+    with pytest.raises(ArtefactError, match=f"says {key} is"):
+        GgufTensors(folder / "model.gguf", tiny_checkpoint.config)
+
+
+def test_a_file_that_rotates_by_other_factors_is_refused(make_checkpoint, make_artefact):
+    checkpoint = make_checkpoint(**MODELS["internlm"])
+    folder = make_artefact(checkpoint, format=("gguf",), precision="fp32")
+    reader = gguf.GGUFReader(folder / "model.gguf", "r+")
+    [factors] = [each for each in reader.tensors if each.name == "rope_freqs.weight"]
+    factors.data[-1] *= 2
+    reader.data.flush()
+    with pytest.raises(ArtefactError, match="rotates by other frequencies"):
+        GgufTensors(folder / "model.gguf", checkpoint.config)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
