@@ -166,17 +166,18 @@ def n_weights(checkpoint: Path) -> int:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as Markdown: phases one below the other."""
     lines = [
-        "| case | phase | seconds | anonymous memory, MB | of the fp16 size |",
-        "|---|---|---|---|---|",
+        "| case | phase | seconds | CPU seconds | anonymous memory, MB | of the fp16 size |",
+        "|---|---|---|---|---|---|",
     ]
     for row in rows:
         if row["failed"]:
-            lines.append(f"| {row['case']} | failed: {row['failed'].splitlines()[-1]} | | | |")
-        whole = {"whole": {key: row[key] for key in ("seconds", "anonymous_bytes")}}
-        for name, phase in (row["phases"] | whole).items():
+            lines.append(f"| {row['case']} | failed: {row['failed'].splitlines()[-1]} | | | | |")
+        whole = {key: row[key] for key in ("seconds", "anonymous_bytes", "cpu_seconds")}
+        for name, phase in (row["phases"] | {"whole": whole}).items():
             memory = phase["anonymous_bytes"]
+            cpu = f"{phase['cpu_seconds']:.1f}" if "cpu_seconds" in phase else ""
             lines.append(
-                f"| {row['case']} | {name} | {phase['seconds']:.1f} | {memory / 1e6:,.0f}"
+                f"| {row['case']} | {name} | {phase['seconds']:.1f} | {cpu} | {memory / 1e6:,.0f}"
                 f" | {memory / row['fp16_bytes']:.2f} |"
             )
     return "\n".join(lines) + "\n"

@@ -31,8 +31,8 @@ from edgetiny.cost import parameters
 from edgetiny.data import Shards
 from edgetiny.device import cpu_model
 from edgetiny.evaluate import bits_per_byte, documents_of_split
+from edgetiny.evaluate.window import trained_length
 from edgetiny.files import write_json
-from edgetiny.importance.text import trained_length
 from edgetiny.inherit.stage import run as inherit
 from edgetiny.init import run as init
 from edgetiny.model import load_model

@@ -20,11 +20,12 @@ from edgetiny.config.model import ImportanceConfig, LayersMethod
 from edgetiny.console import Reporter
 from edgetiny.data import Shards
 from edgetiny.device import cpu_model
+from edgetiny.evaluate.window import trained_length
 from edgetiny.files import write_json
 from edgetiny.importance.report import layer_chart
 from edgetiny.importance.skips import skip_losses
 from edgetiny.importance.stage import run as importance
-from edgetiny.importance.text import text_windows, trained_length
+from edgetiny.importance.text import text_windows
 from edgetiny.inherit.layers import choose_layers, kept_layers
 from edgetiny.page import svg_file
 from edgetiny.svg import Series, line_chart

@@ -112,9 +112,10 @@ def run_case(case: str, work: Path) -> None:
     from edgetiny.checkpoint import Checkpoint
     from edgetiny.config.model import InheritConfig, ScoreMethod
     from edgetiny.data import Shards
+    from edgetiny.evaluate.window import trained_length
     from edgetiny.importance.axes import take_layers
     from edgetiny.importance.neurons import score
-    from edgetiny.importance.text import text_windows, trained_length
+    from edgetiny.importance.text import text_windows
     from edgetiny.inherit.stage import run
 
     method, n_tokens, n_layers = CASES[case]

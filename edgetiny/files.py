@@ -19,6 +19,25 @@ from edgetiny.errors import ConfigError, DataError, EdgetinyError
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
+# What edgetiny writes into each kind of folder, and keys that others' files of that name lack.
+_MARKERS: Mapping[str, frozenset[str]] = {
+    "edgetiny.json": frozenset({"schema_version", "stage", "versions"}),
+    "manifest.json": frozenset({"schema_version", "source_sha256", "tokenizer_sha256", "versions"}),
+    "meta.json": frozenset({"schema_version", "edgetiny", "splits"}),
+    "demo.json": frozenset({"schema_version", "export_from"}),
+    "mask_state.json": frozenset({"schema_version", "step", "settings", "sources"}),
+    "sweep.json": frozenset({"schema_version", "settings", "rows"}),
+}
+_TOKENIZER_FILES = {
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab_map.json",
+}
+
 
 @contextlib.contextmanager
 def atomic_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
@@ -28,6 +47,8 @@ def atomic_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises ConfigError if `out` holds something and `overwrite` is false, or cannot be written.
     """
     refuse_existing(out, overwrite=overwrite)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file, where a folder is written; choose another --out")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(out)
@@ -70,17 +91,31 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ConfigError(f"{out} exists; choose another --out, or give --overwrite to replace it")
-    ours = (
-        "edgetiny.json",
-        "manifest.json",
-        "meta.json",
-        "tokenizer_config.json",
-        "demo.json",
-        "mask_state.json",
-        "sweep.json",
-    )
-    if out.is_dir() and not any((out / name).is_file() for name in ours):
+    if out.is_dir() and not (_holds_marker(out) or _is_our_tokenizer(out)):
         raise ConfigError(f"{out} was not written by edgetiny, so --overwrite does not replace it")
+
+
+def _holds_marker(folder: Path) -> bool:
+    return any(keys <= _object(folder / name).keys() for name, keys in _MARKERS.items())
+
+
+def _is_our_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer that edgetiny cut or trained, and nothing else."""
+    if not {path.name for path in folder.iterdir()} <= _TOKENIZER_FILES:
+        return False
+    cut = "source_tokenizer_sha256" in _object(folder / "vocab_map.json")
+    config = _object(folder / "tokenizer_config.json")
+    # Gemma's own tokenizers begin with <bos>: this class with this token is tokenizer train's.
+    trained = {"tokenizer_class": "GemmaTokenizer", "bos_token": "<s>", "add_prefix_space": False}
+    return cut or trained.items() <= config.items()
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one if the file is missing, damaged or something else."""
+    try:
+        return read_json(path)
+    except DataError:
+        return {}
 
 
 @contextlib.contextmanager

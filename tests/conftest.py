@@ -170,6 +170,29 @@ def make_checkpoint(tmp_path):
 
 
 @pytest.fixture
+def trained_on(tmp_path):
+    """Return a function that writes a checkpoint as if it were trained on windows of a length."""
+    from edgetiny.checkpoint import Checkpoint, write_checkpoint
+    from edgetiny.files import atomic_folder
+
+    def write(source, length):
+        out = tmp_path / f"{source.path.name}-{length}"
+        with atomic_folder(out) as folder:
+            write_checkpoint(
+                folder,
+                source.config,
+                source.state_dict(),
+                stage="train",
+                settings={"sequence_length": length},
+                parent=source,
+                tokenizer=source.path,
+            )
+        return Checkpoint.open(out)
+
+    return write
+
+
+@pytest.fixture
 def keep_scale():
     """Return an edit of `make_checkpoint`: matrices keep the size of what goes through them.
 

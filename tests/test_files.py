@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,6 +27,9 @@ from edgetiny.files import (
     writing,
 )
 
+if TYPE_CHECKING:
+    from edgetiny.checkpoint import Checkpoint
+
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
@@ -33,7 +38,8 @@ def names(folder: Path) -> list[str]:
 def ours(folder: Path, text: str) -> Path:
     """Make a folder that edgetiny could have written."""
     folder.mkdir()
-    (folder / "edgetiny.json").write_text(text, encoding="utf-8")
+    lineage = {"schema_version": 1, "stage": text, "versions": {}}
+    (folder / "edgetiny.json").write_text(json.dumps(lineage), encoding="utf-8")
     return folder
 
 
@@ -59,7 +65,7 @@ def test_an_error_keeps_what_stood_there(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), atomic_folder(out, overwrite=True) as folder:
         (folder / "edgetiny.json").write_text("new", encoding="utf-8")
         _ = 1 / 0
-    assert (out / "edgetiny.json").read_text(encoding="utf-8") == "old"
+    assert read_json(out / "edgetiny.json")["stage"] == "old"
     assert names(tmp_path) == ["out"]
 
 
@@ -82,6 +88,62 @@ def test_overwrite_spares_a_folder_that_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(ConfigError, match="was not written by edgetiny"):
         refuse_existing(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("edgetiny.json", "mine"),
+        ("manifest.json", '{"schema_version": 1, "name": "an app of the web"}'),
+        ("meta.json", '{"schema_version": 1}'),
+        ("demo.json", "{}"),
+        ("vocab_map.json", "[]"),
+        ("tokenizer_config.json", '{"tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>"}'),
+    ],
+)
+def test_overwrite_asks_what_a_marker_says(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="was not written by edgetiny"):
+        refuse_existing(tmp_path, overwrite=True)
+
+
+def test_overwrite_replaces_what_every_stage_writes(
+    tiny_tokenizer: Path, tiny_checkpoint: "Checkpoint", tiny_text: Path, tmp_path: Path
+) -> None:
+    from edgetiny.config.data import DataBuildConfig
+    from edgetiny.data.build import run as build
+    from edgetiny.tokenizer import Tokenizer
+    from edgetiny.tokenizer.compact import write_compact
+
+    shards = tmp_path / "shards"
+    build(DataBuildConfig(text=(tiny_text,), tokenizer=tiny_tokenizer, out=shards, processes=1))
+    compact = tmp_path / "compact"
+    compact.mkdir()
+    write_compact(compact, Tokenizer.open(tiny_tokenizer), range(400))
+    for folder in (tiny_checkpoint.path, tiny_tokenizer, shards, compact):
+        refuse_existing(folder, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "thesis.tex"])
+def test_overwrite_spares_what_lies_beside_our_tokenizer(
+    name: str, tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_tokenizer, tmp_path / "model")
+    refuse_existing(folder, overwrite=True)
+    (folder / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="was not written by edgetiny"):
+        refuse_existing(folder, overwrite=True)
+
+
+def test_overwrite_makes_no_folder_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
+    with (
+        pytest.raises(ConfigError, match="is a file"),
+        atomic_folder(tmp_path / "out", overwrite=True),
+    ):
+        pytest.fail("the block must not run")
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
 
 
 def test_an_empty_folder_is_free(tmp_path: Path) -> None:

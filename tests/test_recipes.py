@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def test_every_shipped_recipe_loads() -> None:
     assert done.returncode == 0, done.stderr
     n_recipes = len(list((ROOT / "export" / "recipes").glob("*.toml")))
     assert done.stdout.count("\n") == n_recipes > 0
+
+
+def test_a_program_for_one_batch_is_measured_at_it() -> None:
+    """ExecuTorch programs are static: bench's own 20 sequences would be refused."""
+    for path in (ROOT / "export" / "recipes").glob("*.toml"):
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        if tables["export"]["format"] == ["executorch"]:
+            assert tables["bench"]["batch"] == tables["export"]["batch"], path.name
 
 
 @pytest.mark.parametrize(

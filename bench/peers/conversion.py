@@ -16,7 +16,10 @@ _DONE = "prepared.json"
 _FAILED = "failed.json"
 _LIBRARY = Path(__file__).parents[2] / "edgetiny"
 # What our artefacts depend on, and their speed besides.
-_LOWERING = ("export", "quantize", "model", "artefact.py")
+_LOWERING = (
+    *("artefact.py", "checkpoint", "config", "data", "export", "forecast.py", "gqa", "model"),
+    "quantize",
+)
 _RUNNING = ("runtimes",)
 
 

@@ -78,15 +78,23 @@ class Measurement:
             self._run(cell, setting, "screen", 0, 0, self.protocol.screen_tokens)
 
     def rounds(self, cells: Sequence[Cell], settings: Sequence[Setting]) -> None:
-        """Run the contestants of each cell in every round, and the reference program with them."""
+        """Run the contestants of each cell in every round, and the reference program with them.
+
+        A round of a cell that lacks one of them, as it is now, is run again whole: ratios are of
+        runs one after another.
+        """
         for number in range(1, self.protocol.rounds + 1):
             for cell in shuffled(cells, f"cells {number}"):
                 chosen = self.contestants(cell, settings)
                 if not chosen:
                     continue
-                for setting in shuffled([*chosen, REFERENCE], f"{cell.name} {number}"):
+                all_of_it = [*chosen, REFERENCE]
+                if all(self._has(cell, each, "round", number) for each in all_of_it):
+                    continue
+                for setting in shuffled(all_of_it, f"{cell.name} {number}"):
                     self._say(f"round {number}: {cell.name}: {setting.name}")
-                    self._run(cell, setting, "round", number, 0, self.protocol.new_tokens)
+                    tokens = self.protocol.new_tokens
+                    self._run(cell, setting, "round", number, 0, tokens, again=True)
 
     def contestants(self, cell: Cell, settings: Sequence[Setting]) -> list[Setting]:
         """Return ours and the peers near the best, by the screening; none if none of ours runs."""
@@ -134,10 +142,14 @@ class Measurement:
         ]
         return [row for row in found if row["identity"] == found[-1]["identity"]]
 
-    def _run(
+    def _has(self, cell: Cell, setting: Setting, phase: str, number: int) -> bool:
+        row = self._key(cell, setting, phase, number, 0, self.protocol.new_tokens)
+        return self.store.has(row, retry=self.protocol.retry)
+
+    def _key(
         self, cell: Cell, setting: Setting, phase: str, number: int, slot: int, new_tokens: int
-    ) -> None:
-        row: Row = {
+    ) -> Row:
+        return {
             "phase": phase,
             "round": number,
             "slot": slot,
@@ -148,7 +160,20 @@ class Measurement:
             "identity": self._converted.identity(setting),
             "new_tokens": new_tokens,
         }
-        if self.store.has(row, retry=self.protocol.retry):
+
+    def _run(
+        self,
+        cell: Cell,
+        setting: Setting,
+        phase: str,
+        number: int,
+        slot: int,
+        new_tokens: int,
+        *,
+        again: bool = False,
+    ) -> None:
+        row = self._key(cell, setting, phase, number, slot, new_tokens)
+        if not again and self.store.has(row, retry=self.protocol.retry):
             return
         row |= {"started": time.time(), "load": os.getloadavg()[0]}
         failure = self._converted.failure(cell.model, setting)

@@ -3,6 +3,7 @@
 A flag wins over the suite, the suite's table of the device over its protocol, that over the paper.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,7 @@ class Case:
         subject, protocol = self.subject, self.protocol
         return (
             subject.name,
+            subject.sha256,
             subject.model_type,
             _ENGINES.get(subject.runtime, subject.runtime),
             subject.device,
@@ -86,6 +88,7 @@ def row_key(row: Mapping[str, Any]) -> Key:
     """Return what identifies a row among those of a machine."""
     return (
         row["model_filename"],
+        row.get("model_sha256"),
         row["model_type"],
         row["runtime"],
         row["device"].split(":")[0],
@@ -131,14 +134,27 @@ def make_plan(config: BenchConfig, device: PeakDevice, threads: int, reporter: R
         for batch in chosen["batches"]
     ]
     subjects = _subjects(config, suite, chosen, device, threads, reporter)
-    return Plan(
-        tuple(
-            Case(at_batch(subject, protocol.batch), protocol, reference)
-            for subject, reference in subjects
-            for protocol in protocols
-        ),
-        suite,
-    )
+    cases = [
+        Case(at_batch(subject, protocol.batch), protocol, reference)
+        for subject, reference in subjects
+        for protocol in protocols
+    ]
+    if not config.batch and suite is None:
+        cases = _within_batch(cases, reporter)
+    return Plan(tuple(cases), suite)
+
+
+def _within_batch(cases: Sequence[Case], reporter: Reporter) -> list[Case]:
+    """Return the cases whose batch, which nobody asked for, the model decodes; say what is not."""
+    fitting = [
+        case for case in cases if case.protocol.batch <= (case.subject.max_batch or math.inf)
+    ]
+    if not fitting:
+        return list(cases)
+    left = {(each.subject.name, each.protocol.batch) for each in cases if each not in fitting}
+    for name, batch in sorted(left):
+        reporter.say(f"batch {batch} is left out: {name} was not exported for as many sequences")
+    return fitting
 
 
 def check_cases(cases: Sequence[Case], device: PeakDevice) -> None:

@@ -26,7 +26,7 @@ _SAME = (
     *("n_batch", "n_prompt", "n_gen", "n_depth"),
 )
 _MACHINE = ("cpu_info", "n_threads")
-_SAMPLES = ("samples_ns", "ttft_ms", "decode_tok_per_s_summed", "peak_rss_bytes")
+_SAMPLES = ("samples_ns", "ttft_ms", "decode_tok_per_s_summed", "peak_rss_bytes", "valid", "doubts")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +105,8 @@ def run(config: CompareConfig, reporter: Reporter = QUIET) -> CompareResult:
             " runtime, precision, device, batch and tokens have to be the same"
         )
     notes = _other_machines(config, [(first[key], second[key]) for key in shared])
+    notes += _doubtful(config.first, [row for key in shared for row in first[key]])
+    notes += _doubtful(config.second, [row for key in shared for row in second[key]])
     result = CompareResult(
         first=str(config.first),
         second=str(config.second),
@@ -169,6 +171,15 @@ def _other_machines(
             " is what you want"
         )
     return [f"{where}: the ratios compare machines too"]
+
+
+def _doubtful(path: Path, rows: Sequence[Row]) -> list[str]:
+    """Return a note if compared rows are not valid: their speeds may be the company's."""
+    bad = [row for row in rows if not row["valid"]]
+    if not bad:
+        return []
+    why = "; ".join(dict.fromkeys(doubt for row in bad for doubt in row["doubts"]))
+    return [f"{len(bad)} of {len(rows)} rows of {path} are not valid ({why}): measure them again"]
 
 
 def _compare(

@@ -6,7 +6,7 @@ bytes that are read at a bandwidth BW. The paper's Table 2 is almost all tau.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ Row = Mapping[str, Any]
 class LaunchCost:
     """A fit, with standard errors. bytes_per_s is None if more bytes did not take longer.
 
-    r_squared: share of the variance of step times that the fit explains.
+    r_squared: share of the variance of step times that the fit explains. not_valid: rows among
+    these that other work, or the reading of the peaks, makes doubtful.
     """
 
     tau_ms: float
@@ -30,17 +31,19 @@ class LaunchCost:
     bytes_per_s_error: float | None
     r_squared: float
     rows: int
+    not_valid: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Return what tables show."""
         bandwidth = "no limit seen"
         if self.bytes_per_s is not None and self.bytes_per_s_error is not None:
             bandwidth = f"{self.bytes_per_s / 1e9:.3g} +- {self.bytes_per_s_error / 1e9:.2g}"
+        rows = f"{self.rows}, {self.not_valid} of them not valid" if self.not_valid else self.rows
         return {
             "ms_per_layer": f"{self.tau_ms:.3g} +- {self.tau_error_ms:.2g}",
             "gb_per_s": bandwidth,
             "r_squared": round(self.r_squared, 4),
-            "rows": self.rows,
+            "rows": rows,
         }
 
 
@@ -79,10 +82,13 @@ def fits(rows: Sequence[Row]) -> dict[str, LaunchCost]:
     for row in rows:
         groups[group_name(row, rows)].append(row)
     return {
-        name: fit_launch_cost(
-            [row["model"]["num_hidden_layers"] for row in group],
-            [row["roofline"]["bytes_per_step"] for row in group],
-            [row["roofline"]["measured_step_ms"] / 1e3 for row in group],
+        name: replace(
+            fit_launch_cost(
+                [row["model"]["num_hidden_layers"] for row in group],
+                [row["roofline"]["bytes_per_step"] for row in group],
+                [row["roofline"]["measured_step_ms"] / 1e3 for row in group],
+            ),
+            not_valid=sum(not row["valid"] for row in group),
         )
         for name, group in groups.items()
         if len({row["model"]["num_hidden_layers"] for row in group}) >= LEAST_DEPTHS

@@ -26,9 +26,10 @@ class Outputs:
         config, paths = self._config, self._paths()
         if len(set(paths)) < len(paths):
             raise ConfigError("--out, --csv, --markdown and --report must be different files")
+        # --resume goes on with --out, and the other files follow from its rows.
+        goes_on = config.resume and config.out is not None and config.out.exists()
         for path in paths:
-            # --resume goes on with --out, and the other files follow from its rows.
-            refuse_existing(path, overwrite=config.overwrite or config.resume)
+            refuse_existing(path, overwrite=config.overwrite or goes_on)
 
     def check_writable(self) -> None:
         """Raise ConfigError before the long run, not after it, if a file cannot be written."""

@@ -131,7 +131,7 @@ def decode(
     """
     if depth:
         runtime.rewind(depth)
-    energy = EnergyMeter()
+    energy = EnergyMeter()  # of CPU packages: it would leave out most of what another device takes
     energy.start()
     start = clock_ns()
     logits = _feed(runtime, prompt) if depth else runtime.prefill(prompt, _lengths(prompt))
@@ -144,7 +144,7 @@ def decode(
         before, tokens = tokens, runtime.greedy_step(tokens)  # (B, 1)
         step_ns.append(clock_ns() - start)
         on_token()
-    used = energy.joules()
+    used = energy.joules() if runtime.engine.device == "cpu" else None
     # The last step once more, off the clock: a greedy step shows no logits.
     runtime.rewind(depth + prompt.shape[1] + new_tokens - 2)
     return Run(prefill_ns, step_ns, bool(np.isfinite(runtime.step(before)).all()), used)

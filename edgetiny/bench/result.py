@@ -120,6 +120,7 @@ def _llama_bench(
         "cpu_info": environment.cpu,
         **_present("gpu_info", environment.gpu),
         "model_filename": subject.name,
+        **_present("model_sha256", subject.sha256),
         "model_type": subject.model_type,
         "model_size": subject.size_bytes,
         "model_n_params": subject.n_parameters,

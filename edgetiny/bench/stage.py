@@ -141,22 +141,28 @@ class _Bench:
 
 
 def _kept_rows(config: BenchConfig, device: PeakDevice) -> list[dict[str, Any]]:
-    """Return the rows that --resume keeps.
+    """Return the rows that --resume keeps: the valid ones, the others are measured again.
 
-    Raises ConfigError for those of another machine or device.
+    Raises ConfigError for those of another machine or device, DataError for what are no rows.
     """
     if not config.resume or config.out is None or not config.out.exists():
         return []
     rows = read_result(config.out)
-    here = (cpu_model(), cuda_name() if device == "cuda" else None)
-    others = {(row["cpu_info"], row.get("gpu_info")) for row in rows} - {here}
+    try:
+        valid = [row for row in rows if row["valid"] and row_key(row)]
+        seen = {(row["cpu_info"], row.get("gpu_info")) for row in rows}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"a row of {config.out} is not one of bench ({error}); choose another --out"
+        ) from error
+    others = seen - {(here := (cpu_model(), cuda_name() if device == "cuda" else None))}
     if others:
         there, this = (", ".join(filter(None, each)) for each in (others.pop(), here))
         raise ConfigError(
             f"{config.out} has rows of another machine or device ({there}; this is {this});"
             " choose another --out"
         )
-    return rows
+    return valid
 
 
 def _in_order(rows: Sequence[dict[str, Any]], plan: Plan, threads: int) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
 """What is measured: an artefact, a checkpoint, or a design with random weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from edgetiny.artefact import is_artefact, models_of, pick, read_manifest
+from edgetiny.artefact import MANIFEST, is_artefact, models_of, pick, read_manifest
 from edgetiny.bench.protocol import Protocol
 from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.config.run import RuntimeName
@@ -20,7 +20,7 @@ from edgetiny.cost import (
 )
 from edgetiny.design import Design
 from edgetiny.errors import ArtefactError, ConfigError, DeviceError
-from edgetiny.files import read_json
+from edgetiny.files import read_json, sha256_file
 from edgetiny.measure.peaks import PeakDevice
 from edgetiny.runtimes.precision import check_device, compute_precision, precision_of
 
@@ -37,6 +37,8 @@ class Subject:
     cache as the engine holds them, which is what a step reads; table_precision: of the embedding.
     max_batch: None if any number of sequences goes.
     size_bytes: of an artefact's files, else of the weights in memory.
+    sha256: of a checkpoint, or of an artefact's manifest, which has those of its files; None for a
+    design.
     """
 
     kind: Literal["artefact", "checkpoint", "design"]
@@ -51,6 +53,7 @@ class Subject:
     max_batch: int | None
     max_context: int
     size_bytes: int
+    sha256: str | None
     runtime: RuntimeName
     device: PeakDevice
 
@@ -182,9 +185,10 @@ def _of_checkpoint(
             " --precision int8 and measure the artefact, or give --runtime graph"
         )
     check_device(device, precision)
-    return _of_torch(
+    subject = _of_torch(
         "checkpoint", name, checkpoint.path, checkpoint.config, precision, runtime, device
     )
+    return replace(subject, sha256=checkpoint.sha256)
 
 
 def _of_torch(
@@ -212,6 +216,7 @@ def _of_torch(
         max_batch=None,
         max_context=config.max_position_embeddings,
         size_bytes=weight_bytes(config, precision, block_size=_ROW, embedding=table).total,
+        sha256=None,
         runtime=runtime,
         device=device,
     )
@@ -285,6 +290,7 @@ def _of_plan(source: Path, format: str, batch: int) -> Subject:
         max_batch=largest if model.max_batch else None,
         max_context=model.context,
         size_bytes=sum(manifest["files"][name]["bytes"] for name in model.files),
+        sha256=sha256_file(source / MANIFEST),
         runtime=cast(RuntimeName, format),
         device="cpu",
     )

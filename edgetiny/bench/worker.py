@@ -78,13 +78,18 @@ def measure_request(request: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
 
 
 def drop_from_page_cache(folder: Path) -> bool:
-    """Ask the kernel to forget the files of a folder, so that loading reads the disk."""
+    """Ask the kernel to forget all files of a folder, so that loading reads the disk.
+
+    Return whether it was asked.
+    """
     if not hasattr(os, "posix_fadvise"):
         return False
-    for file in (path for path in folder.iterdir() if path.is_file()):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for file in files:
         with file.open("rb") as stream:
+            os.fsync(stream.fileno())  # what is not on the disk yet is not forgotten
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return True
+    return bool(files)
 
 
 class _Throttled:

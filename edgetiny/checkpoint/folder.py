@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgetiny.checkpoint.hub import resolve
 from edgetiny.checkpoint.internlm2 import internlm2_tensors
+from edgetiny.checkpoint.lazy import LazyTensors
 from edgetiny.checkpoint.model_config import ModelConfig, parameter_shapes
 from edgetiny.errors import CheckpointError
 from edgetiny.files import read_json, sha256_file
@@ -50,7 +51,9 @@ class Checkpoint:
         architecture, or tensors that are missing, unexpected or of another shape.
         """
         path = resolve(reference)
-        config = ModelConfig.from_hf(read_json(path / "config.json", error=CheckpointError))
+        config = ModelConfig.from_hf(
+            read_json(path / "config.json", error=CheckpointError), _generation_config(path)
+        )
         readers: dict[str, Reader] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         for file in _weight_files(path):
@@ -68,9 +71,9 @@ class Checkpoint:
         """Return one tensor, memory-mapped."""
         return self._readers[name]()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor by name, memory-mapped; a tied head is not among them."""
-        return {name: self.tensor(name) for name in self.names()}
+    def state_dict(self) -> LazyTensors:
+        """Return every tensor by name, read when it is looked up; a tied head is not among them."""
+        return LazyTensors({name: functools.partial(self.tensor, name) for name in self.names()})
 
     @property
     def lineage(self) -> dict[str, Any]:
@@ -86,8 +89,7 @@ class Checkpoint:
     @property
     def generation_config(self) -> dict[str, Any]:
         """What `generation_config.json` says; empty if there is none."""
-        path = self.path / GENERATION_FILE
-        return read_json(path, error=CheckpointError) if path.is_file() else {}
+        return _generation_config(self.path)
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -113,6 +115,11 @@ class Checkpoint:
             ),
         }
         return facts | dict(lineage.get("metrics", {}))
+
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    path = folder / GENERATION_FILE
+    return read_json(path, error=CheckpointError) if path.is_file() else {}
 
 
 def _weight_files(path: Path) -> list[Path]:

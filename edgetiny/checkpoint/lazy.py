@@ -1,5 +1,6 @@
 """Tensors by name that are made when asked for, so that a stage holds one at a time."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor
@@ -23,3 +24,8 @@ class LazyTensors(Mapping[str, Tensor]):
     def __contains__(self, name: object) -> bool:
         # Mapping's own would make the tensor to find out.
         return name in self._makers
+
+    def __or__(self, others: Mapping[str, Tensor]) -> "LazyTensors":
+        """Return these tensors with `others` in their place, each made when asked for."""
+        made = {name: functools.partial(others.__getitem__, name) for name in others}
+        return LazyTensors({**self._makers, **made})

@@ -98,11 +98,15 @@ class ModelConfig:
         return self.series_activation == 1 and self.augmented_shortcut == 0
 
     @classmethod
-    def from_hf(cls, raw: Mapping[str, Any]) -> Self:
+    def from_hf(cls, raw: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> Self:
         """Build from a parsed `config.json`.
 
+        generation: a parsed `generation_config.json`. It may name ids that end a text beside those
+        of `config.json`, as LLaMA-3-Instruct's and Qwen2.5-Instruct's do.
         Raises CheckpointError, naming the key, for anything that this decoder does not compute.
         """
+        eos = _as_tuple(raw.get("eos_token_id"))
+        further = [index for index in _ends_of(generation or {}) if index not in eos]
         _refuse_unsupported(raw)
         n_heads = _required(raw, "num_attention_heads")
         hidden_size = _required(raw, "hidden_size")
@@ -115,15 +119,15 @@ class ModelConfig:
                 num_attention_heads=n_heads,
                 num_key_value_heads=raw.get("num_key_value_heads") or n_heads,
                 head_dim=raw.get("head_dim") or hidden_size // n_heads,
-                rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-                rope_theta=float(_rope(raw).get("rope_theta", raw.get("rope_theta", 10_000.0))),
+                rms_norm_eps=_number(raw, "rms_norm_eps", 1e-6),
+                rope_theta=_number(_rope(raw), "rope_theta", _number(raw, "rope_theta", 1e4)),
                 rope_scaling=_rope_scaling(raw),
                 max_position_embeddings=_context(raw),
                 tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
                 bias=_bias(raw),
                 **_options(raw),
                 bos_token_id=raw.get("bos_token_id"),
-                eos_token_ids=_as_tuple(raw.get("eos_token_id")),
+                eos_token_ids=(*eos, *further),
                 pad_token_id=raw.get("pad_token_id"),
             )
         except ConfigError as error:
@@ -223,6 +227,15 @@ def _required(raw: Mapping[str, Any], key: str) -> int:
     return value
 
 
+def _number(raw: Mapping[str, Any], key: str, default: float) -> float:
+    value = raw.get(key)
+    if value is None:
+        return default
+    if type(value) not in (int, float):
+        raise CheckpointError(f"config.json: {key} must be a number, not {value!r}")
+    return float(value)
+
+
 def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     model_type = raw.get("model_type")
     if model_type not in _READABLE:
@@ -279,7 +292,7 @@ def _rope_scaling(raw: Mapping[str, Any]) -> RopeScaling | None:
 
 def _context(raw: Mapping[str, Any]) -> int:
     """The longest context: a sliding window is not computed, so it bounds the context."""
-    longest = int(raw.get("max_position_embeddings", 2048))
+    longest = int(_number(raw, "max_position_embeddings", 2048))
     window = raw.get("sliding_window")
     if window and raw.get("use_sliding_window", True):
         return min(longest, int(window))
@@ -302,6 +315,16 @@ def _options(raw: Mapping[str, Any]) -> dict[str, int]:
     if raw["model_type"] != OWN_TYPE:
         return {}
     return {name: _required(raw, name) for name in ("series_activation", "augmented_shortcut")}
+
+
+def _ends_of(generation: Mapping[str, Any]) -> tuple[int, ...]:
+    ids = _as_tuple(generation.get("eos_token_id"))
+    if not all(type(index) is int for index in ids):
+        raise CheckpointError(
+            "generation_config.json: eos_token_id must be a whole number or a list of them, not"
+            f" {generation['eos_token_id']!r}"
+        )
+    return tuple(dict.fromkeys(ids))
 
 
 def _as_tuple(value: int | list[int] | None) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from edgetiny.checkpoint.stream import stream_tensors
 from edgetiny.files import write_json
 
 SHARD_BYTES = 5 * 10**9
+_TABLE = "model.embed_tokens.weight"
 
 
 def write_checkpoint(
@@ -36,7 +37,8 @@ def write_checkpoint(
 ) -> None:
     """Write a whole checkpoint into an existing folder; call it inside `atomic_folder`.
 
-    tensors: every name of `parameter_shapes(config)`, all of one dtype; asked for one at a time.
+    tensors: every name of `parameter_shapes(config)`; asked for one at a time. Matrices are written
+    in the embedding's dtype, vectors (norms and biases) each in its own.
     settings, metrics: JSON values, kept in `edgetiny.json` with the lineage of `parent`.
     tokenizer: folder whose tokenizer files are copied, if any.
     Raises OSError when the disk refuses.
@@ -52,14 +54,16 @@ def write_checkpoint(
 
 
 def write_weights(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> str:
-    """Write `model.safetensors`, in shards with an index above 5 GB; return the dtype's name."""
+    """Write `model.safetensors`, in shards with an index above 5 GB; return the matrices' dtype."""
     shapes = parameter_shapes(config)
     assert tensors.keys() == shapes.keys(), tensors.keys() ^ shapes.keys()
-    dtype = tensors["model.embed_tokens.weight"].dtype
+    dtypes = _dtypes(shapes, tensors)
+    sizes = {
+        name: torch.Size(shape).numel() * dtypes[name].itemsize for name, shape in shapes.items()
+    }
     shards: list[list[str]] = [[]]
     size = 0
-    for name, shape in shapes.items():
-        n_bytes = torch.Size(shape).numel() * dtype.itemsize
+    for name, n_bytes in sizes.items():
         if shards[-1] and size + n_bytes > SHARD_BYTES:
             shards.append([])
             size = 0
@@ -71,14 +75,25 @@ def write_weights(folder: Path, config: ModelConfig, tensors: Mapping[str, Tenso
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         stream_tensors(
-            folder / file, {name: (dtype, shapes[name]) for name in names}, tensors.__getitem__
+            folder / file,
+            {name: (dtypes[name], shapes[name]) for name in names},
+            lambda name: tensors[name].to(dtypes[name]),
         )
         weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
-        total = sum(torch.Size(shape).numel() for shape in shapes.values()) * dtype.itemsize
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         write_json(folder / "model.safetensors.index.json", index)
-    return str(dtype).removeprefix("torch.")
+    return str(dtypes[_TABLE]).removeprefix("torch.")
+
+
+def _dtypes(
+    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]
+) -> dict[str, torch.dtype]:
+    """Return what each tensor is written in; only the table and vectors are made to find out."""
+    matrix = tensors[_TABLE].dtype
+    return {
+        name: tensors[name].dtype if len(shape) == 1 else matrix for name, shape in shapes.items()
+    }
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union
 
+from edgetiny.config.paths import Kind, check_outputs
 from edgetiny.errors import ConfigError
 from edgetiny.files import read_toml
 
@@ -21,11 +22,15 @@ def setting(
     maximum: float | None = None,
     argument: bool = False,
     flag: str | None = None,
+    writes: Kind | None = None,
+    preset: bool = False,
 ) -> Any:
     """Declare one setting: its default (required if absent), its help line, its bounds.
 
     argument: a positional argument on the command line instead of a `--flag`.
     flag: the flag's name where Python cannot have it as a field's, such as `--from`.
+    writes: what the stage makes at this path; every other path is read.
+    preset: the path is read if it is a file, and is a preset's name otherwise.
     """
     metadata = {
         "help": help,
@@ -33,6 +38,8 @@ def setting(
         "maximum": maximum,
         "argument": argument,
         "flag": flag,
+        "writes": writes,
+        "preset": preset,
     }
     return field(default=default, metadata=metadata)
 
@@ -51,9 +58,28 @@ class Config:
             name = flag_name(spec) if self.stage else spec.name
             _check_bounds(spec, getattr(self, spec.name), name)
         self.check()
+        self._check_paths()
 
     def check(self) -> None:
         """Raise ConfigError if settings contradict each other."""
+
+    def writes(self, spec: Field[Any]) -> Kind | None:
+        """Return what the stage makes at a setting's path; None if it reads it."""
+        kind: Kind | None = spec.metadata["writes"]
+        return kind
+
+    def _check_paths(self) -> None:
+        reads, outputs = list[tuple[str, Path]](), list[tuple[str, Path, Kind]]()
+        for spec in fields(self):
+            value, name, kind = getattr(self, spec.name), flag_name(spec), self.writes(spec)
+            for path in value if isinstance(value, tuple) else (value,):
+                if not isinstance(path, Path):
+                    continue
+                if kind is not None:
+                    outputs.append((name, path, kind))
+                elif not spec.metadata["preset"] or path.is_file():
+                    reads.append((name, path))
+        check_outputs(reads, outputs)
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON values, paths as text: what the lineage records."""

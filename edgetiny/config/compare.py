@@ -22,7 +22,7 @@ class CompareConfig(Config):
     confidence: float = setting(
         0.95, "share of the bootstrap that an interval holds", minimum=0.5, maximum=0.999
     )
-    markdown: Path | None = setting(None, "Markdown table to write")
+    markdown: Path | None = setting(None, "Markdown table to write", writes="file")
     overwrite: bool = setting(False, "replace --markdown if it exists")
 
 
@@ -65,10 +65,12 @@ class GateConfig(Config):
     instructions: Literal["auto", "valgrind", "perf", "none"] = setting(
         "auto", "count the instructions of a step with this; auto takes what works, or says why not"
     )
-    out: Path | None = setting(None, "gate JSON to write, a baseline for later")
-    markdown: Path | None = setting(None, "Markdown table to write, as a comment has it")
-    github: Path | None = setting(None, "JSON of github-action-benchmark to write")
-    bencher: Path | None = setting(None, "Bencher metric JSON to write")
+    out: Path | None = setting(None, "gate JSON to write, a baseline for later", writes="file")
+    markdown: Path | None = setting(
+        None, "Markdown table to write, as a comment has it", writes="file"
+    )
+    github: Path | None = setting(None, "JSON of github-action-benchmark to write", writes="file")
+    bencher: Path | None = setting(None, "Bencher metric JSON to write", writes="file")
     overwrite: bool = setting(False, "replace what these four would write")
 
     def check(self) -> None:

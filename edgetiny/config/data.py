@@ -13,7 +13,7 @@ class DataBuildConfig(Config):
 
     text: tuple[Path, ...] = setting(help="text file; repeat for more")
     tokenizer: Path = setting(help="tokenizer or checkpoint folder")
-    out: Path = setting(help="shard folder to write")
+    out: Path = setting(help="shard folder to write", writes="folder")
     valid_fraction: float = setting(
         0.02, "share of the bytes held out, in whole works", minimum=0.0, maximum=0.9
     )

@@ -11,7 +11,7 @@ from edgetiny.config.base import Config, setting
 class DemoConfig(Config):
     stage: ClassVar[str] = "demo"
 
-    out: Path = setting(Path("demo-out"), "folder for every stage and report.html")
+    out: Path = setting(Path("demo-out"), "folder for every stage and report.html", writes="folder")
     text: tuple[Path, ...] = setting(
         (), "your own text instead of the embedded one; repeat for more"
     )
@@ -24,7 +24,7 @@ class DemoConfig(Config):
 class DeviceConfig(Config):
     stage: ClassVar[str] = "device"
 
-    out: Path = setting(Path("device.toml"), "device description to write")
+    out: Path = setting(Path("device.toml"), "device description to write", writes="file")
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
     seconds: float = setting(2.0, "time for each of the four measurements", minimum=0.01)
     overwrite: bool = setting(False, "replace --out if it exists")

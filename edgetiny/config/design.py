@@ -4,12 +4,13 @@ The file is described in docs/formats/design.md.
 """
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from decimal import Decimal
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from edgetiny.config.base import Config, flag_name, setting
+from edgetiny.config.paths import Kind
 from edgetiny.errors import ConfigError
 
 
@@ -85,6 +86,7 @@ class DesignConfig(Config):
         None,
         "design to write (TOML); with --from the recipe that makes the model; with --sweep a"
         " folder",
+        writes="file",
     )
     num_hidden_layers: int | None = setting(
         None, "depth (default: near 20, as the paper recommends at 1B)", minimum=1
@@ -103,7 +105,7 @@ class DesignConfig(Config):
         None, "query heads that share a key/value head (default: 1)", minimum=1
     )
     tie_word_embeddings: bool | None = setting(
-        None, "one tensor for embedding and head (default: only if --max-pehf needs it)"
+        None, "one tensor for embedding and head (default: only if --max-pehf or the size needs it)"
     )
     max_pehf: float | None = setting(
         None,
@@ -154,6 +156,11 @@ class DesignConfig(Config):
     resume: bool = setting(False, "go on with the sweep in --out")
     overwrite: bool = setting(False, "replace --out if it exists")
 
+    def writes(self, spec: Field[Any]) -> Kind | None:
+        if spec.name == "out" and self.sweep is not None:
+            return "folder"
+        return Config.writes(self, spec)
+
     def check(self) -> None:
         if self.sweep is None:
             self._check_no_sweep()
@@ -181,6 +188,11 @@ class DesignConfig(Config):
             raise ConfigError("--from needs a promise: --min-tok-s, --max-mb or --max-ram-mb")
         if self.source is not None and self.kv == "fp16":
             raise ConfigError("--kv fp16 is no cache of the recipe's ONNX file; give fp32 or int8")
+        if self.source is not None and self.out is not None and self.out.suffix != ".toml":
+            raise ConfigError(
+                f"--out {self.out} must end in .toml: the recipe's stages write into the folder of"
+                " that name without it"
+            )
         if self.text and self.out is None:
             raise ConfigError("--text is for the recipe; give --out as well")
 

@@ -26,7 +26,9 @@ class ExportConfig(Config):
         "checkpoint folder; the one you stand in, else the newest demo output, if not given",
         argument=True,
     )
-    out: Path | None = setting(None, "artefact folder; beside the checkpoint if not given")
+    out: Path | None = setting(
+        None, "artefact folder; beside the checkpoint if not given", writes="folder"
+    )
     format: tuple[Format, ...] = setting(("onnx",), "format of the artefact; repeat for more")
     precision: Precision = setting("int8", "storage of the weights")
     kernel: Kernel | None = setting(

@@ -28,7 +28,7 @@ _INIT_SHAPE = (
 class InitConfig(Config):
     stage: ClassVar[str] = "init"
 
-    out: Path = setting(help="checkpoint folder to write")
+    out: Path = setting(help="checkpoint folder to write", writes="folder")
     tokenizer: Path | None = setting(None, "tokenizer folder; its size is the vocabulary")
     source: Path | None = setting(
         None,
@@ -36,7 +36,9 @@ class InitConfig(Config):
         " and tokenizer stay, and it computes what it did until it is trained",
     )
     design: Path | None = setting(
-        None, "the whole shape: a TOML file of edgetiny design, or the name of a preset"
+        None,
+        "the whole shape: a TOML file of edgetiny design, or the name of a preset",
+        preset=True,
     )
     hidden_size: int | None = setting(None, "width (default: 256)", minimum=8)
     num_hidden_layers: int | None = setting(None, "depth (default: 8)", minimum=1)
@@ -144,14 +146,16 @@ class InheritConfig(Config):
     data: Path = setting(
         help="token shards: training text chooses, held-out text gives the loss before and after"
     )
-    out: Path = setting(help="checkpoint folder to write")
+    out: Path = setting(help="checkpoint folder to write", writes="folder")
     tokenizer: Path | None = setting(
         None,
         "compact tokenizer made of the source's (edgetiny tokenizer compress): only its rows of"
         " embedding and head are inherited; --data are shards of it",
     )
     to: Path | None = setting(
-        None, "the student's whole shape: a TOML file of edgetiny design, or the name of a preset"
+        None,
+        "the student's whole shape: a TOML file of edgetiny design, or the name of a preset",
+        preset=True,
     )
     hidden_size: int | None = setting(
         None, "width of the student; as the source if not given", minimum=1
@@ -234,8 +238,8 @@ class ImportanceConfig(Config):
     layers: bool = setting(False, "loss without each run of 1, 2 and 3 layers, and their cosines")
     neurons: bool = setting(False, "how each method spreads its scores over the neurons")
     calibration_tokens: int = setting(16_384, "tokens of text to score with", minimum=1)
-    out: Path | None = setting(None, "JSON file to write")
-    report: Path | None = setting(None, "HTML file to write")
+    out: Path | None = setting(None, "JSON file to write", writes="file")
+    report: Path | None = setting(None, "HTML file to write", writes="file")
     threads: int = setting(0, "CPU threads; 0 leaves PyTorch's default", minimum=0)
     overwrite: bool = setting(False, "replace --out and --report if they exist")
 
@@ -252,7 +256,7 @@ class GqaConfig(Config):
 
     source: Path = setting(help="checkpoint folder to convert", argument=True)
     groups: int = setting(help="key/value heads of the result", minimum=1)
-    out: Path = setting(help="checkpoint folder to write")
+    out: Path = setting(help="checkpoint folder to write", writes="folder")
     grouping: Grouping = setting(
         "adjacent", "heads that share: neighbours, or those nearest on calibration text"
     )

@@ -22,7 +22,7 @@ class GenerateConfig(Config):
     top_p: float = setting(
         1.0, "sample among the likeliest tokens of this total", minimum=0.0, maximum=1.0
     )
-    seed: int = setting(0, "seed of the sampling")
+    seed: int = setting(0, "seed of the sampling", minimum=0)
     stop: tuple[str, ...] = setting((), "text that ends the reply; repeat for more")
     runtime: RuntimeName | None = setting(
         None, "engine (default: of an artefact its format's, else eager; graph is compiled first)"
@@ -49,7 +49,10 @@ class EvalConfig(Config):
     text: tuple[Path, ...] = setting((), "text file, scored whole; repeat for more")
     tokens: int = setting(0, "most tokens to score per group; 0 means all", minimum=0)
     context: int | None = setting(
-        None, "tokens of a window; 512, or the model's longest if that is less", minimum=2
+        None,
+        "tokens of a window; up to 512 of those the checkpoint was trained on, or of the artefact's"
+        " context, if not given",
+        minimum=2,
     )
     batch_size: int = setting(8, "windows at a time", minimum=1)
     runtime: RuntimeName | None = setting(
@@ -81,7 +84,9 @@ class BenchConfig(Config):
     suite: Path | None = setting(None, "TOML file with designs and a protocol to measure")
     device: Literal["cpu", "cuda", "android"] = setting("cpu", "where to run")
     runtime: tuple[RuntimeName, ...] = setting(
-        (), "engine; repeat for more (default: onnx for an artefact, else eager)"
+        (),
+        "engine; repeat for more (default: of an artefact its first format that runs here, else"
+        " eager)",
     )
     precision: tuple[BenchPrecision, ...] = setting(
         (),
@@ -105,10 +110,12 @@ class BenchConfig(Config):
         None, "then decode for so long, and report the trend (default: 0)", minimum=0.0
     )
     threads: int = setting(0, "CPU threads; 0 means one per core", minimum=0)
-    out: Path | None = setting(None, "result JSON to write; kept up to date after every row")
-    csv: Path | None = setting(None, "the rows as CSV, one line each")
-    markdown: Path | None = setting(None, "the rows as a Markdown table")
-    report: Path | None = setting(None, "page of charts and tables (HTML)")
+    out: Path | None = setting(
+        None, "result JSON to write; kept up to date after every row", writes="file"
+    )
+    csv: Path | None = setting(None, "the rows as CSV, one line each", writes="file")
+    markdown: Path | None = setting(None, "the rows as a Markdown table", writes="file")
+    report: Path | None = setting(None, "page of charts and tables (HTML)", writes="file")
     resume: bool = setting(False, "keep the rows that --out has, and measure what is missing")
     overwrite: bool = setting(False, "replace the files to write if they exist")
 

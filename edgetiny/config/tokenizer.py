@@ -16,7 +16,7 @@ class TokenizerTrainConfig(Config):
     stage: ClassVar[str] = "tokenizer_train"
 
     text: tuple[Path, ...] = setting(help="text file, - for standard input; repeat for more")
-    out: Path = setting(help="tokenizer folder to write")
+    out: Path = setting(help="tokenizer folder to write", writes="folder")
     vocab_size: int = setting(48_000, "pieces, bytes and specials included", minimum=300)
     character_coverage: float = setting(
         0.9995, "share of characters with a piece of their own", minimum=0.9, maximum=1.0
@@ -36,7 +36,7 @@ class TokenizerCountConfig(Config):
 
     source: Path = setting(help="tokenizer or checkpoint folder", argument=True)
     text: tuple[Path, ...] = setting(help="text file, - for standard input; repeat for more")
-    out: Path = setting(help="counts file to write")
+    out: Path = setting(help="counts file to write", writes="file")
     by: Literal["file", "work", "all"] = setting(
         "file", "counts for each text file, for each work in it (at most 128), or for all text"
     )
@@ -53,7 +53,7 @@ class TokenizerMergeCountsConfig(Config):
     stage: ClassVar[str] = "tokenizer_merge-counts"
 
     counts: tuple[Path, ...] = setting(help="counts files of one tokenizer", argument=True)
-    out: Path = setting(help="counts file to write")
+    out: Path = setting(help="counts file to write", writes="file")
     overwrite: bool = setting(False, "replace --out if it exists")
 
 
@@ -66,7 +66,7 @@ class TokenizerCompressConfig(Config):
     source: Path = setting(
         help="checkpoint folder (embedding and head are sliced too) or tokenizer", argument=True
     )
-    out: Path = setting(help="folder to write")
+    out: Path = setting(help="folder to write", writes="folder")
     text: tuple[Path, ...] = setting(
         (), "text whose tokens are counted, and their growth reported; repeat for more"
     )
@@ -115,7 +115,7 @@ class TokenizerReportConfig(Config):
     source: Path = setting(help="tokenizer or checkpoint folder", argument=True)
     text: tuple[Path, ...] = setting(help="text file, - for standard input; repeat for more")
     counts: Path | None = setting(None, "counts file to choose by, instead of counting --text")
-    out: Path | None = setting(None, "HTML file to write")
+    out: Path | None = setting(None, "HTML file to write", writes="file")
     vocab_size: tuple[int, ...] = setting(
         (), "size to report; repeat for more (round ones if not given)", minimum=1
     )

@@ -40,7 +40,7 @@ class TrainConfig(Config):
 
     checkpoint: Path = setting(help="checkpoint folder to start from", argument=True)
     data: Path = setting(help="token shards")
-    out: Path = setting(help="checkpoint folder to write, training state included")
+    out: Path = setting(help="checkpoint folder to write, training state included", writes="folder")
     steps: int | None = setting(None, f"optimizer steps (default: {_STEPS})", minimum=1)
     fraction: float = setting(
         0.0,
@@ -97,7 +97,3 @@ class TrainConfig(Config):
             for spec in fields(self):
                 if spec.name.startswith("sample_") and getattr(self, spec.name) != spec.default:
                     raise ConfigError(f"{flag_name(spec)} does nothing without --sample-every")
-        if self.out.resolve() == self.checkpoint.resolve():
-            raise ConfigError(
-                f"--out is the checkpoint to start from, {self.checkpoint}; choose another folder"
-            )

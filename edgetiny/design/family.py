@@ -92,7 +92,8 @@ def default_head_dim(width: int) -> int:
 def family(rules: Rules, *, tied: bool) -> list[ModelConfig]:
     """Return the shapes that come near the size asked for, the deepest first.
 
-    A given depth or width is kept; with both the size is what comes out.
+    A given depth or width is kept; with both the size is what comes out. To a depth alone belong
+    the three nearest widths, however far off: `objections` says which are too far.
     Raises ConfigError for a width that no heads fit.
     """
     if rules.width is not None and rules.width % (rules.head_dim or default_head_dim(rules.width)):
@@ -105,7 +106,6 @@ def family(rules: Rules, *, tied: bool) -> list[ModelConfig]:
     if rules.depth is not None and rules.width is not None:
         return shapes
     if rules.depth is not None:
-        # Widths come in steps, so that the nearest may be off by more than depths would allow.
         shapes.sort(key=lambda shape: _miss(shape, rules))
         return sorted(shapes[:3], key=lambda shape: shape.hidden_size)
     return [shape for shape in shapes if _miss(shape, rules) <= _TOLERANCE]
@@ -155,16 +155,26 @@ def _miss(shape: ModelConfig, rules: Rules) -> float:
     return abs(parameters(shape).total / rules.n_parameters - 1)
 
 
+def _is_near(shape: ModelConfig, rules: Rules) -> bool:
+    asked_for_whole = rules.depth is not None and rules.width is not None
+    return asked_for_whole or _miss(shape, rules) <= _TOLERANCE
+
+
 def objections(shape: ModelConfig, rules: Rules) -> list[str]:
-    """Return what the rules say against a shape; nothing against one that was asked for whole."""
+    """Return what the rules say against a shape; of one that was asked for whole, PEHF alone."""
     found = []
-    share = parameters(shape).embedding_and_head_share
-    if share > rules.max_pehf:
+    if not _is_near(shape, rules):
+        found.append(f"{100 * _miss(shape, rules):.0f}% off the size")
+    if _is_heavy(shape, rules):
         found.append(f"PEHF > {100 * rules.max_pehf:g}%")
     free = rules.depth is None or rules.width is None
     if free and _is_narrow(shape):
         found.append(f"width < {_LEAST_WIDTH_PER_LAYER} x depth")
     return found
+
+
+def _is_heavy(shape: ModelConfig, rules: Rules) -> bool:
+    return parameters(shape).embedding_and_head_share > rules.max_pehf
 
 
 def _is_narrow(shape: ModelConfig) -> bool:
@@ -187,17 +197,32 @@ def nearest(shapes: list[ModelConfig], rules: Rules) -> ModelConfig:
 
 
 def refusal(shapes: list[ModelConfig], rules: Rules, *, tied: bool) -> str:
-    """Return one line: which rule no shape of the size keeps, and what would."""
+    """Return one line: which rule none of the shapes keeps, and what would.
+
+    tied: whether all that could be tied are among them.
+    """
     what = f"{rules.n_parameters / 1e6:,.6g}M parameters and {rules.vocab_size:,} rows"
+    within = f"within {100 * _TOLERANCE:g}% of {what}"
     if not shapes:
-        return f"no design comes within 10% of {what}; take fewer rows or more parameters"
+        return f"no design comes {within}; take fewer rows or more parameters"
     wide = [shape for shape in shapes if not _is_narrow(shape)]
     if not wide:
         return (
             f"every design of {what} is narrower than {_LEAST_WIDTH_PER_LAYER} times its depth;"
             " give --num-hidden-layers and --hidden-size"
         )
-    best = min(wide, key=lambda shape: parameters(shape).embedding_and_head_share)
+    near = [shape for shape in wide if _is_near(shape, rules)]
+    if not near:
+        # Widths come in steps, so that a depth may have none of the size.
+        light = [shape for shape in wide if not _is_heavy(shape, rules)]
+        off = nearest(light or wide, rules)
+        tie = " --tie-word-embeddings" if off.tie_word_embeddings and rules.tied is None else ""
+        return (
+            f"no design of {off.num_hidden_layers} layers comes {within}: the nearest has"
+            f" {parameters(off).total:,}; give another --num-hidden-layers or --params, or"
+            f" --hidden-size {off.hidden_size}{tie} to take it"
+        )
+    best = min(near, key=lambda shape: parameters(shape).embedding_and_head_share)
     share = parameters(best).embedding_and_head_share
     tables = parameters(best).embedding + parameters(best).head
     body = parameters(best).total - tables
@@ -219,7 +244,7 @@ def explained(rules: Rules, shape: ModelConfig) -> list[dict[str, Any]]:
         ("ffn", None, f"{rules.expansion} x width, rounded up; {paper}, Table 3, needs no more"),
         ("head_dim", rules.head_dim, f"{paper}, appendix C: of no great consequence; 128 at 1B"),
         ("pehf", None, f"at most {100 * rules.max_pehf:g}%; {paper}, section 2.1, has 20%"),
-        ("tied", rules.tied, "as the paper's models are not; only where PEHF needs it"),
+        ("tied", rules.tied, "as the paper's models are not; only where PEHF or size needs it"),
     ]
     values = {
         "depth": shape.num_hidden_layers,

@@ -60,7 +60,8 @@ def recipe(
         "kv": config.kv,
         "context": context,
     }
-    if config.kv == "int8":
+    if config.kv == "int8" or precision == "int4":
+        # With text int4 is rounded by GPTQ, which costs least.
         tables["export"]["data"] = shards
     return tables
 

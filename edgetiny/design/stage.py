@@ -105,13 +105,15 @@ def _published(config: DesignConfig, design: Design, use: Use) -> DesignResult:
 def _forward(config: DesignConfig, use: Use) -> DesignResult:
     rules = Rules.of_settings(config)
     precisions = config.precision or DEFAULT_PRECISIONS
+    tried: list[ModelConfig] = []
     for tied in [False, True] if rules.tied is None else [rules.tied]:
         shapes = family(rules, tied=tied)
         notes = {shape: objections(shape, rules) for shape in shapes}
         if not all(notes.values()) and shapes:
             break
+        tried += shapes
     else:
-        raise ConfigError(refusal(shapes, rules, tied=tied))
+        raise ConfigError(refusal(tried, rules, tied=tied))
     chosen = _keeping(config, rules, notes, precisions, use)
     rows = _neighbours(shapes, chosen)
     size = f"--params {config.params} --vocab {config.vocab}"

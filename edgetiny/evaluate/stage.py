@@ -1,7 +1,10 @@
 """`edgetiny eval`: bits per byte of a checkpoint or an artefact on text it has not seen."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
+from edgetiny.artefact import is_artefact
+from edgetiny.checkpoint import Checkpoint
 from edgetiny.checkpoint.hub import resolve
 from edgetiny.config.run import EvalConfig
 from edgetiny.console import QUIET, Reporter
@@ -11,7 +14,8 @@ from edgetiny.errors import DataError
 from edgetiny.evaluate.bits import Scores, bits_per_byte
 from edgetiny.evaluate.compatible import check_same_tokenizer
 from edgetiny.evaluate.documents import ScoredDocument, documents_of_split, documents_of_texts
-from edgetiny.runtimes import EagerRuntime, open_runtime
+from edgetiny.evaluate.window import trained_length
+from edgetiny.runtimes import EagerRuntime, Runtime, open_runtime
 from edgetiny.tokenizer import checkpoint_tokenizer
 
 _CONTEXT = 512
@@ -28,13 +32,26 @@ def run(config: EvalConfig, reporter: Reporter = QUIET) -> Scores:
         path, runtime=config.runtime, threads=config.threads, device=config.device
     )
     n_tokens, documents = _documents(config, runtime.config.vocab_size)
-    context = config.context or min(_CONTEXT, runtime.capabilities.max_context)
+    context = config.context or _usual_context(path, runtime, reporter)
     # The model itself holds fewer logits at a time than its runtime, and gives the same numbers.
     model = runtime.model if isinstance(runtime, EagerRuntime) else runtime
     with reporter.task("scoring tokens", n_tokens) as task:
         return bits_per_byte(
             model, documents, context=context, batch_size=config.batch_size, task=task
         )
+
+
+def _usual_context(path: Path, runtime: Runtime, reporter: Reporter) -> int:
+    """Return up to 512 tokens of those that a checkpoint was trained on, and say how many.
+
+    An artefact does not say how long its model was trained: up to 512 of its context.
+    """
+    longest = runtime.capabilities.max_context
+    if not is_artefact(path):
+        longest = min(longest, trained_length(Checkpoint.open(path)))
+    context = min(_CONTEXT, longest)
+    reporter.say(f"scoring windows of {context} tokens; --context takes another length")
+    return context
 
 
 def _documents(config: EvalConfig, vocab_size: int) -> tuple[int | None, Iterable[ScoredDocument]]:

@@ -9,7 +9,7 @@ from edgetiny.export.verify import ModelVerification, Verification
 from edgetiny.markdown import markdown_table
 
 _RUN = {
-    "onnx": "edgetiny generate . --prompt '...'   # in onnxruntime",
+    "onnx": "edgetiny generate . --runtime onnx --prompt '...'",
     "executorch": "edgetiny generate . --runtime executorch --prompt '...'",
     "gguf": "llama-cli -m {file} -p '...'   # llama.cpp",
 }

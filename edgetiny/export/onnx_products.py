@@ -12,11 +12,11 @@ from torch import Tensor
 
 from edgetiny.export.onnx_graph import GraphBuilder
 from edgetiny.quantize import BlockWeight, ChannelWeight, Stored
-from edgetiny.quantize.blocks import middle
+from edgetiny.quantize.blocks import dequantize, middle
+from edgetiny.quantize.channels import quantize_channels
 
 # Activations are rounded to eight bits a block, for the integer dot products of the machine.
 ACCURACY_LEVEL = 4
-_LARGEST_BYTE = 127
 
 
 class Matrix(Protocol):
@@ -153,8 +153,8 @@ class _ExpandedBlocks(_Blocks):
     """
 
     def product(self, x: ir.Value, bias: ir.Value | None, name: str) -> ir.Value:
-        # A channel's scale lets its largest block reach the end of a byte.
-        channels = self.weight.scales.float().abs().amax(dim=1) * middle(4) / _LARGEST_BYTE  # (N,)
+        # A channel's scale lets its largest weight reach the end of a byte.
+        channels = quantize_channels(dequantize(self.weight)).scales  # (N,)
         channels = torch.where(channels > 0, channels, torch.ones_like(channels))
         scales = self.graph.weight(f"{name}.channel_scales", channels)
         # Nothing of this hangs on an input, so none of it is left to run.

@@ -92,7 +92,9 @@ def run(config: ExportConfig, reporter: Reporter = QUIET) -> ExportResult | DryR
         checkpoint_tokenizer(checkpoint.path, checkpoint.config.vocab_size)
     if config.dry_run:
         return dry_run(config, checkpoint, merged_shape(checkpoint, merge_of(config)))
-    return export(config, checkpoint, config.out or default_out(source, config), reporter)
+    out = config.out or default_out(source, config)
+    # Again, as what was not given is known now: it is not written over what is read either.
+    return export(replace(config, source=source, out=out), checkpoint, out, reporter)
 
 
 def export(

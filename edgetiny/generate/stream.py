@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgetiny.checkpoint import ModelConfig
+from edgetiny.data.build import document_start
 from edgetiny.errors import CheckpointError, ConfigError
 from edgetiny.generate.text import StopStrings, TextDecoder
 from edgetiny.runtimes import Floats, Runtime
@@ -55,15 +56,18 @@ class Reply:
 
 
 def prompt_ids(tokenizer: Tokenizer, config: ModelConfig, text: str) -> list[int]:
-    """Return the ids to start from: BOS as in training, where there is one, and the text's.
+    """Return the ids to start from, the first and the text's.
 
-    Raises ConfigError for an empty text where there is no BOS.
+    The first: BOS, the tokenizer's before the model's; without either what shards begin documents
+    with, EOS. Raises ConfigError for an empty text where there is none of them.
     """
-    bos_id = tokenizer.bos_id if tokenizer.bos_id is not None else config.bos_token_id
-    ids = [] if bos_id is None else [bos_id]
+    first = tokenizer.bos_id if tokenizer.bos_id is not None else config.bos_token_id
+    if first is None:
+        first = document_start(tokenizer)
+    ids = [] if first is None else [first]
     ids += tokenizer.encode(text)
     if not ids:
-        raise ConfigError("this model has no BOS token to start from; give a --prompt")
+        raise ConfigError("this model has no BOS or EOS token to start from; give a --prompt")
     return ids
 
 

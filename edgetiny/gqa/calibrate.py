@@ -152,10 +152,9 @@ def _merged(
 
 
 def _stored(layer: Layer, index: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the layer's attention under the checkpoint's names and in its dtype."""
-    dtype = tensors[_name(index, "q_proj.weight")].dtype
-    attention = layer.self_attn.named_parameters()
-    return {_name(index, name): parameter.detach().to(dtype) for name, parameter in attention}
+    """Return the layer's attention under the checkpoint's names and in its dtypes."""
+    made = {_name(index, name): each for name, each in layer.self_attn.named_parameters()}
+    return {name: each.detach().to(tensors[name].dtype) for name, each in made.items()}
 
 
 def _name(index: int, part: str) -> str:

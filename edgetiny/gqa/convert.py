@@ -1,12 +1,11 @@
 """A checkpoint's tensors with fewer key/value heads, whichever way they are merged."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from edgetiny.checkpoint import Checkpoint, LazyTensors, ModelConfig
+from edgetiny.checkpoint import Checkpoint, ModelConfig
 from edgetiny.config.model import Grouping, Pool
 from edgetiny.console import QUIET, Reporter
 from edgetiny.gqa.calibrate import LayerReport, align, find_groupings
@@ -58,7 +57,7 @@ def convert(
             made, reports = align(source, groups, windows, task, by_similarity=by_similarity)
             return Converted(
                 shape=replace(source.config, num_key_value_heads=groups),
-                tensors=_with(source, made),
+                tensors=source.state_dict() | made,
                 reports=reports,
             )
         reports = find_groupings(source, groups, windows, task)
@@ -72,10 +71,3 @@ def convert(
 def _plain(merge: Merge) -> PlainPool:
     assert merge.pool != "aligned"
     return merge.pool
-
-
-def _with(source: Checkpoint, made: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return the source's tensors with the attention that was made."""
-    makers = {name: functools.partial(source.tensor, name) for name in source.names()}
-    makers |= {name: functools.partial(made.__getitem__, name) for name in made}
-    return LazyTensors(makers)

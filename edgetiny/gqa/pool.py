@@ -44,9 +44,7 @@ def to_gqa(
     config = checkpoint.config
     check_groups(checkpoint, groups)
     if groups == config.num_key_value_heads:
-        return config, LazyTensors(
-            {name: functools.partial(checkpoint.tensor, name) for name in checkpoint.names()}
-        )
+        return config, checkpoint.state_dict()
     if groupings is None:
         groupings = [adjacent(config.num_key_value_heads, groups)] * config.num_hidden_layers
 

@@ -12,10 +12,10 @@ from edgetiny.data.windows import spread_windows
 from edgetiny.errors import ConfigError
 from edgetiny.evaluate import bits_per_byte, documents_of_split
 from edgetiny.evaluate.compatible import check_same_tokenizer
+from edgetiny.evaluate.window import trained_length
 from edgetiny.files import atomic_folder, refuse_existing
 from edgetiny.gqa.convert import Converted, Merge, convert
 from edgetiny.gqa.pool import check_groups
-from edgetiny.importance.text import trained_length
 from edgetiny.measure import torch_threads
 from edgetiny.model import build_model
 

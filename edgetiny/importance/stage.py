@@ -11,11 +11,12 @@ from edgetiny.config.model import ImportanceConfig, ScoreMethod
 from edgetiny.console import QUIET, Reporter
 from edgetiny.data import Shards
 from edgetiny.evaluate.compatible import check_same_tokenizer
+from edgetiny.evaluate.window import trained_length
 from edgetiny.files import atomic_file, refuse_existing, write_json
 from edgetiny.importance.neurons import score
 from edgetiny.importance.report import render
 from edgetiny.importance.skips import n_steps, skip_losses, turns
-from edgetiny.importance.text import text_windows, trained_length
+from edgetiny.importance.text import text_windows
 from edgetiny.measure import torch_threads
 
 SCHEMA_VERSION = 1

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgetiny.checkpoint import Checkpoint, ModelConfig
+from edgetiny.checkpoint import ModelConfig
 from edgetiny.data import Split
 from edgetiny.errors import CheckpointError, DataError
 from edgetiny.model import Stream, Transformer, in_batches, open_frame
@@ -36,21 +36,6 @@ def text_windows(split: Split, n_tokens: int, longest: int) -> Tensor:
     n_windows = min(n_there, -(-n_tokens // length))
     chosen = np.arange(n_windows, dtype=np.int64) * n_there // n_windows
     return torch.from_numpy(split.windows(chosen, length))
-
-
-def trained_length(source: Checkpoint) -> int:
-    """Return the most tokens that the source has seen in a row; its context if it does not say.
-
-    Beyond that its loss rises, which is not for want of any layer. The longest of all trainings
-    that led to it: a shorter one, before or after, takes no position away.
-    """
-    lineage = source.lineage
-    stages = [lineage, *lineage.get("ancestors", [])]
-    lengths = [
-        each["settings"]["sequence_length"] for each in stages if each.get("stage") == "train"
-    ]
-    longest = source.config.max_position_embeddings
-    return min(longest, max(lengths, default=longest))
 
 
 @torch.inference_mode()

@@ -116,7 +116,11 @@ class Learner(nn.Module):
         )
 
     def check_counts(self) -> None:
-        """Raise CheckFailed naming a row whose gates are not about as many as asked for."""
+        """Raise CheckFailed if gates cannot be settled by what was learned.
+
+        It names a row whose gates are not about as many as asked for, or a kind whose gates did not
+        come to differ.
+        """
         for name, shares in self.masks.open_shares().items():
             axis = self.masks.axes[name]
             for row, share in enumerate(shares.tolist()):
@@ -126,6 +130,11 @@ class Learner(nn.Module):
                         f" {share * axis.size:.1f} of {axis.size}, not {axis.target}; give more"
                         " --mask-steps, or a higher --mask-learning-rate"
                     )
+        for name in self.masks.alike():
+            raise CheckFailed(
+                f"the masks decided nothing: all gates of {name} are alike, so that chance would"
+                " choose; give more --mask-steps, or a higher --mask-learning-rate"
+            )
 
     def multipliers(self) -> dict[str, list[float]]:
         """Return by kind the mean over rows of both multipliers."""

@@ -18,6 +18,8 @@ _TEMPERATURE = 2 / 3
 _LOW, _HIGH = -0.1, 1.1
 # Nearly all gates are open at first, so that learning starts at about the source's loss.
 _FIRST_LOG_ALPHA = 1.5
+# A little, so that equals do not stay equal.
+_FIRST_NOISE = 0.01
 # Of the squared excess, from the start: a multiplier that begins at nothing overshoots.
 _FIRST_SQUARED = 100.0
 _SHIFT = _TEMPERATURE * math.log(-_LOW / _HIGH)
@@ -60,9 +62,8 @@ class Masks(nn.Module):
         self.multipliers = nn.ParameterDict()
         generator = torch.Generator().manual_seed(seed)
         for name, axis in axes.items():
-            # A little noise, so that equals do not stay equal.
             noise = torch.randn(axis.n_rows, axis.size, generator=generator)
-            self.log_alpha[name] = nn.Parameter(_FIRST_LOG_ALPHA + 0.01 * noise)
+            self.log_alpha[name] = nn.Parameter(_FIRST_LOG_ALPHA + _FIRST_NOISE * noise)
             first = torch.tensor([0.0, _FIRST_SQUARED]).repeat(axis.n_rows, 1)
             self.multipliers[name] = nn.Parameter(first)
 
@@ -103,6 +104,29 @@ class Masks(nn.Module):
             places = log_alpha.detach().topk(self.axes[name].target, dim=1).indices
             settled[name] = torch.zeros(log_alpha.shape, dtype=torch.bool).scatter(1, places, True)
         return settled
+
+    def undecided(self) -> int:
+        """Return how many gates settle against their middle: closed ones that stay, open ones gone.
+
+        The share expected to be open may be as asked for and no gate decided: all half open.
+        """
+        settled = self.settled()
+        return sum(
+            int(((mean > 0.5) != settled[name]).sum()) for name, mean in self.means().items()
+        )
+
+    def alike(self) -> list[str]:
+        """Return the kinds whose gates differ by little more than the noise they began with."""
+        return [
+            name
+            for name, log_alpha in self.log_alpha.items()
+            if log_alpha.detach().var(dim=1).mean().sqrt() < 2 * _FIRST_NOISE
+        ]
+
+    @property
+    def n_gates(self) -> int:
+        """Gates of all kinds."""
+        return sum(axis.n_rows * axis.size for axis in self.axes.values())
 
     @torch.no_grad()
     def means(self) -> dict[str, Tensor]:

@@ -11,10 +11,11 @@ from edgetiny.config.model import InheritConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.data import Shards
 from edgetiny.evaluate.compatible import check_same_tokenizer
+from edgetiny.evaluate.window import trained_length
 from edgetiny.files import atomic_folder, refuse_existing
 from edgetiny.importance.axes import take_layers
 from edgetiny.importance.neurons import score
-from edgetiny.importance.text import mean_loss, text_windows, trained_length
+from edgetiny.importance.text import mean_loss, text_windows
 from edgetiny.inherit.energy import kept_energy
 from edgetiny.inherit.layers import Dropped, choose_layers, kept_layers
 from edgetiny.inherit.learn import Learner
@@ -97,15 +98,21 @@ def inherit(
     windows = text_windows(shards.train, config.calibration_tokens, trained_length(source))
     dropped = _dropped(source, shape, config, windows, masks, reporter)
     layers = kept_layers(source.config.num_hidden_layers, dropped)
+    big, tensors = take_layers(source.config, source.state_dict(), layers)
     of_layers: dict[str, Any] = {}
     if config.layers_method != "learned":
         of_layers["dropped_layers"] = [each.as_json() for each in dropped]
+    if big == shape:
+        what = "layers are" if dropped else "the student is"
+        reporter.say(f"no neuron is to go: {what} taken as they stand")
+        read = windows[:, 1:].numel() if dropped else 0
+        of_layers |= {"calibration_tokens": read, "kept_layers": layers, "mask_tokens": 0}
+        return Student(shape=big, tensors=tensors, metrics=of_layers)
     if masks is not None:
         masks.dropped = dropped
         student = _learned(source, layers, shape, config, shards, masks, reporter)
         return replace(student, metrics=of_layers | student.metrics)
     assert config.method != "learned"
-    big, tensors = take_layers(source.config, source.state_dict(), layers)
     scores = score(config.method, big, tensors, windows, seed=config.seed, reporter=reporter)
     kept = choose(scores, shape)
     energy = {}
@@ -157,6 +164,12 @@ def _learned(
     length = min(_MASK_WINDOW, trained_length(source))
     learner = Learner(big, tensors, shape, shards.train, config, length)
     learn(learner, config, masks, reporter)
+    gates, undecided = learner.masks.n_gates, learner.masks.undecided()
+    if undecided:
+        reporter.say(
+            f"{undecided:,} of {gates:,} gates were undecided: those likeliest to be open stay;"
+            " more --mask-steps decide more"
+        )
     places, kept = kept_of(learner.settled(), big)
     thin, trained = take_layers(big, learner.tensors(), places)
     return Student(
@@ -165,5 +178,7 @@ def _learned(
         metrics={
             "kept_layers": [layers[place] for place in places],
             "mask_tokens": learner.tokens,
+            "gates": gates,
+            "undecided": undecided,
         },
     )

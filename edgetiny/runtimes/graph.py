@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgetiny.checkpoint import ModelConfig
 from edgetiny.cost import Precision
-from edgetiny.errors import ConfigError
+from edgetiny.errors import ConfigError, DeviceError
 from edgetiny.measure import cores
 from edgetiny.runtimes.decoding import Decoding, StaticCache, pieces_of
 from edgetiny.runtimes.fused import Continuation, FusedDecoder, Prompt, rotation_table
@@ -72,6 +72,14 @@ class GraphRuntime:
         if context is not None and context > longest:
             raise ConfigError(f"a context of {context} tokens is beyond the model's {longest}")
         check_device(device, precision)
+        if is_cuda(device) and torch.device(device).index not in (
+            None,
+            torch.cuda.current_device(),
+        ):
+            raise DeviceError(
+                f"the graph runtime records on the current CUDA device, not on {device}; choose one"
+                " by CUDA_VISIBLE_DEVICES"
+            )
         has_kernel = is_cuda(device) if has_kernel is None else has_kernel
         check_tools(device, is_compiled=is_compiled, has_kernel=has_kernel)
         torch.set_num_threads(threads or cores())

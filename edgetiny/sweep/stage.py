@@ -117,7 +117,11 @@ class _Sweep:
         training = self._training(folder)
         self._initialise(shape, folder)
         trained = train.run(training, self._reporter)
-        scores = evaluate.run(EvalConfig(source=trained.path, data=self._data), self._reporter)
+        # Beyond the length that shapes were trained at, their loss says nothing of them.
+        scoring = EvalConfig(
+            source=trained.path, data=self._data, context=self._config.sequence_length
+        )
+        scores = evaluate.run(scoring, self._reporter)
         speed = self._speed(trained.path, folder / "artefact")
         return {
             "shape": folder.name,

@@ -19,6 +19,12 @@ _ROLES = (
     ("system", "user", "assistant"),
     ("system", "user", "assistant", "tool", "assistant"),
 )
+# Templates may write the date. These hold every day of a month, month, day of the week, AM and PM,
+# every digit, and the years to 2035: what is kept is the same whenever it is worked out.
+_DATES = (
+    *(datetime(2024, 1, day, hour=day % 24, minute=day) for day in range(1, 32)),
+    *(datetime(2023 + month, month, month) for month in range(2, 13)),
+)
 # A tag of `transformers` that marks what an assistant says, and emits nothing.
 _MARKING_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 # A template is a program: it may fail in any of these ways on messages it was not made for.
@@ -38,6 +44,7 @@ def template_texts(template: str, roles: Mapping[str, str]) -> Iterator[str]:
 
     roles: the special tokens that templates name, such as `eos_token`. Conversations that the
     template refuses are passed over. The literals cover the branches that no conversation takes.
+    A template that writes the date is rendered on each of a fixed set of days.
     """
     environment = _environment()
     try:
@@ -47,7 +54,9 @@ def template_texts(template: str, roles: Mapping[str, str]) -> Iterator[str]:
     except _FAILURES:
         return
     yield from _literals(tree)
-    for said, listed, is_prompt in itertools.product(_CONTENTS, _ROLES, (True, False)):
+    dates = _DATES if "strftime_now" in source else _DATES[:1]
+    for date, said, listed, is_prompt in itertools.product(dates, _CONTENTS, _ROLES, (True, False)):
+        environment.globals["strftime_now"] = date.strftime
         messages = [{"role": role, "content": said} for role in listed]
         try:
             yield compiled.render(messages=messages, add_generation_prompt=is_prompt, **roles)
@@ -70,7 +79,6 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgetiny.checkpoint import Checkpoint, LazyTensors, ModelConfig, write_checkpoint
+from edgetiny.checkpoint import Checkpoint, ModelConfig, write_checkpoint
 from edgetiny.checkpoint.folder import GENERATION_FILE
 from edgetiny.files import read_json, write_json
 from edgetiny.tokenizer.compact import MAP_FILE
@@ -89,7 +89,7 @@ def write_remade_checkpoint(
     write_checkpoint(
         folder,
         remade.config,
-        LazyTensors({name: functools.partial(remade.tensor, name) for name in remade.names()}),
+        remade.state_dict(),
         stage=stage,
         settings=settings,
         parent=checkpoint,

@@ -1,7 +1,9 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from edgetiny.artefact import models_of, read_manifest
 from edgetiny.bench.cases import Plan, bench_device, check_cases, make_plan
@@ -103,6 +105,29 @@ def test_repeats_are_part_of_what_identifies_a_row(make_checkpoint):
     [case] = plan(source=make_checkpoint().path, batch=(1,), new_tokens=4).cases
     other = replace(case, protocol=replace(case.protocol, repeats=9))
     assert case.key(1) != other.key(1)
+
+
+def test_another_model_in_the_same_folder_is_another_row(make_checkpoint):
+    path = make_checkpoint().path
+    [case] = plan(source=path, batch=(1,), new_tokens=4).cases
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.norm.weight"] *= 2
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    [other] = plan(source=path, batch=(1,), new_tokens=4).cases
+    assert case.key(1) != other.key(1)
+
+
+def test_a_batch_that_nobody_asked_for_is_left_out_where_it_does_not_go(
+    make_checkpoint, make_artefact
+):
+    artefact = make_artefact(make_checkpoint(vocab_size=96), batch=(3,))
+    manifest = json.loads((artefact / "manifest.json").read_text())
+    manifest["models"][0]["max_batch"] = 3  # as ExecuTorch's programs have it
+    (artefact / "manifest.json").write_text(json.dumps(manifest))
+    found = plan(source=artefact, new_tokens=4)
+    assert [case.protocol.batch for case in found.cases] == [1]
+    with pytest.raises(ConfigError, match="at most 3 sequences together, not 20"):
+        check_cases(plan(source=artefact, batch=(20,), new_tokens=4).cases, "cpu")
 
 
 def test_each_batch_of_an_artefact_has_its_plan(make_checkpoint, make_artefact):

@@ -128,6 +128,18 @@ def test_many_repeats_without_samples_have_no_interval(results):
     assert found.cells()["decode_tok_per_s"] == "-"
 
 
+def test_rows_that_are_not_valid_are_told(results):
+    def sure(row):
+        row |= {"valid": True, "doubts": []}
+
+    def doubt(row):
+        row |= {"valid": False, "doubts": ["other work ran"]}
+
+    [note] = compare(results("a", sure), results("b", doubt)).notes
+    assert "2 of 2 rows of" in note
+    assert "(other work ran)" in note
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("n_batch", 7), ("precision", "bf16"), ("runtime", "onnxruntime"), ("n_gen", 64)],

@@ -51,6 +51,7 @@ def test_fewer_than_three_depths_are_refused():
 
 def row(layers, n_bytes, seconds, **other):
     return {
+        "valid": True,
         "runtime": "eager",
         "precision": "fp16",
         "n_batch": 20,
@@ -75,6 +76,13 @@ def test_rows_are_fitted_by_engine_and_protocol():
     }
     assert len(fits_table(rows)["cost_of_a_layer"]) == 2
     assert fits_table(rows[:2]) == {}
+
+
+def test_a_fit_says_how_many_of_its_rows_are_not_valid():
+    rows = [row(*each) for each in zip(LAYERS, BYTES, times(1.8, 800e9), strict=True)]
+    assert fits_table(rows)["cost_of_a_layer"][0]["rows"] == len(LAYERS)
+    rows[0]["valid"] = False
+    assert "1 of them not valid" in fits_table(rows)["cost_of_a_layer"][0]["rows"]
 
 
 @pytest.mark.parametrize(

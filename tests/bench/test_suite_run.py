@@ -12,7 +12,7 @@ from edgetiny.cli import main
 from edgetiny.config.run import BenchConfig
 from edgetiny.console import Reporter
 from edgetiny.device import cpu_model
-from edgetiny.errors import ConfigError
+from edgetiny.errors import ConfigError, DataError
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/schemas/result.schema.json").read_text())
 SUITE = """
@@ -57,6 +57,14 @@ class InterruptedAtRow2(Reporter):
         return super().task(name, total)
 
 
+def edited(path, place, **fields):
+    """Write other fields into a row of a result file, and return the row."""
+    document = json.loads(path.read_text())
+    document["rows"][place] |= fields
+    path.write_text(json.dumps(document))
+    return document["rows"][place]
+
+
 @pytest.mark.slow
 def test_a_suite_keeps_what_it_has_and_goes_on(suite, tmp_path, capsys):
     out = tmp_path / "out"
@@ -64,7 +72,8 @@ def test_a_suite_keeps_what_it_has_and_goes_on(suite, tmp_path, capsys):
     config = BenchConfig(suite=suite, threads=1, out=files["json"])
     with pytest.raises(KeyboardInterrupt):
         run(config, InterruptedAtRow2(quiet=True))
-    [kept] = read_result(files["json"])
+    # Whatever else this machine did.
+    kept = edited(files["json"], 0, valid=True, doubts=[])
     assert kept["model_filename"] == "deep"
 
     flags = ["--suite", str(suite), "--threads", "1", "--out", str(files["json"]), "--resume"]
@@ -81,8 +90,33 @@ def test_a_suite_keeps_what_it_has_and_goes_on(suite, tmp_path, capsys):
     assert files["csv"].read_text().count("\n") == 3
 
     # Nothing is left to measure: the files stay, in the order of the suite.
+    second = edited(files["json"], 1, valid=True, doubts=[])
     assert main(["bench", *map(str, flags), "--json"]) == 0
-    assert read_result(files["json"]) == printed["rows"]
+    assert read_result(files["json"]) == [first, second]
+
+    # A row that is not valid is measured again.
+    edited(files["json"], 1, valid=False, doubts=["planted"])
+    assert main(["bench", *map(str, flags), "--json"]) == 0
+    again = read_result(files["json"])
+    assert again[0] == first
+    assert "planted" not in again[1]["doubts"]
+    assert again[1]["samples_ns"] != second["samples_ns"]
+
+
+def test_resume_replaces_no_file_of_another_run(suite, tmp_path):
+    notes = tmp_path / "notes.md"
+    notes.write_text("mine")
+    out = tmp_path / "new.json"
+    with pytest.raises(ConfigError, match=r"notes\.md"):
+        run(BenchConfig(suite=suite, threads=1, out=out, markdown=notes, resume=True))
+    assert notes.read_text() == "mine"
+
+
+def test_what_is_no_row_is_not_gone_on_with(suite, tmp_path):
+    out = tmp_path / "r.json"
+    out.write_text('{"schema_version": 1, "rows": [{"a": 1}]}')
+    with pytest.raises(DataError, match=r"a row of .*r\.json is not one of bench"):
+        run(BenchConfig(suite=suite, threads=1, out=out, resume=True))
 
 
 @pytest.mark.parametrize(

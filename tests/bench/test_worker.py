@@ -83,6 +83,13 @@ def test_dropping_the_cache_leaves_the_files_alone(make_checkpoint):
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
 
+def test_files_of_inner_folders_are_dropped_too(tmp_path):
+    assert not drop_from_page_cache(tmp_path)
+    (tmp_path / "batch20").mkdir()
+    (tmp_path / "batch20/model.onnx").write_bytes(b"x")
+    assert drop_from_page_cache(tmp_path) == sys.platform.startswith("linux")
+
+
 def test_a_damaged_checkpoint_is_the_users_error(make_checkpoint):
     checkpoint = make_checkpoint()
     request = request_for(checkpoint)

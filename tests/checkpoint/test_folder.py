@@ -130,6 +130,19 @@ def test_pickled_weights_are_never_loaded(tmp_path):
         Checkpoint.open(folder)
 
 
+def test_ids_that_only_the_generation_config_names_end_a_text_too(tmp_path):
+    folder = write(tmp_path / "a").path
+    settings = folder / "generation_config.json"
+    for named, ends in (([2, 5], (2, 5)), (7, (2, 7)), ([5, 2, 5], (2, 5)), (None, (2,))):
+        settings.write_text(json.dumps({"eos_token_id": named}))
+        assert Checkpoint.open(folder).config.eos_token_ids == ends
+    settings.unlink()
+    assert Checkpoint.open(folder).config.eos_token_ids == (2,)
+    settings.write_text('{"eos_token_id": ["</s>"]}')
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: eos_token_id"):
+        Checkpoint.open(folder)
+
+
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         Checkpoint.open(tmp_path / "nothing")

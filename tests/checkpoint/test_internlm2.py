@@ -1,3 +1,5 @@
+import weakref
+
 import torch
 from safetensors.torch import save_file
 
@@ -16,8 +18,7 @@ CONFIG = ModelConfig(
 )
 
 
-def test_a_fused_folder_reads_as_the_llama_tensors_it_was_made_of(tmp_path):
-    tensors = {name: torch.randn(shape) for name, shape in parameter_shapes(CONFIG).items()}
+def write_fused(folder, tensors):
     layer = "model.layers.0."
     q, k, v = (tensors[f"{layer}self_attn.{part}_proj.weight"] for part in "qkv")
     # Per key/value head: the rows of its three queries, then its key, then its value.
@@ -35,11 +36,25 @@ def test_a_fused_folder_reads_as_the_llama_tensors_it_was_made_of(tmp_path):
             "model.norm.weight": tensors["model.norm.weight"],
             "output.weight": tensors["lm_head.weight"],
         },
-        tmp_path / "model.safetensors",
+        folder / "model.safetensors",
     )
-    write_json(
-        tmp_path / "config.json", CONFIG.to_hf() | {"model_type": "internlm2", "bias": False}
-    )
+    write_json(folder / "config.json", CONFIG.to_hf() | {"model_type": "internlm2", "bias": False})
+
+
+def test_a_fused_folder_reads_as_the_llama_tensors_it_was_made_of(tmp_path):
+    tensors = {name: torch.randn(shape) for name, shape in parameter_shapes(CONFIG).items()}
+    write_fused(tmp_path, tensors)
     checkpoint = Checkpoint.open(tmp_path)
     for name, tensor in tensors.items():
         assert torch.equal(checkpoint.tensor(name), tensor), name
+
+
+def test_the_parts_are_made_when_they_are_asked_for_and_not_kept(tmp_path):
+    tensors = {name: torch.randn(shape) for name, shape in parameter_shapes(CONFIG).items()}
+    write_fused(tmp_path, tensors)
+    lazy = Checkpoint.open(tmp_path).state_dict()
+    assert lazy.keys() == tensors.keys()
+    name = "model.layers.0.self_attn.k_proj.weight"
+    assert torch.equal(lazy[name], tensors[name])
+    made = weakref.ref(lazy[name])
+    assert made() is None

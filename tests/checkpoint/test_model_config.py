@@ -73,3 +73,12 @@ def test_a_tied_head_has_no_tensor_of_its_own():
     assert "lm_head.weight" not in parameter_shapes(ModelConfig(**SIZES))
     untied = parameter_shapes(ModelConfig(**SIZES, tie_word_embeddings=False))
     assert untied["lm_head.weight"] == (97, 32)
+
+
+@pytest.mark.parametrize("key", ["max_position_embeddings", "rms_norm_eps", "rope_theta"])
+def test_a_number_may_be_null_and_nothing_else(key):
+    whole = ModelConfig(**SIZES).to_hf()
+    raw = {name: value for name, value in whole.items() if name != key}
+    assert ModelConfig.from_hf(raw | {key: None}) == ModelConfig.from_hf(raw)
+    with pytest.raises(CheckpointError, match=f"{key} must be a number, not 'many'"):
+        ModelConfig.from_hf(raw | {key: "many"})

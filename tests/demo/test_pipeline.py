@@ -103,7 +103,8 @@ def test_a_text_that_is_not_there_costs_no_old_demo(tmp_path):
     assert not (tmp_path / "new").exists()
     old = tmp_path / "old"
     old.mkdir()
-    (old / "demo.json").write_text("{}")
+    marker = '{"schema_version": 1, "export_from": null}'
+    (old / "demo.json").write_text(marker)
     with pytest.raises(DataError, match="does not exist"):
         run(DemoConfig(out=old, text=(tmp_path / "none.txt",), overwrite=True))
-    assert (old / "demo.json").read_text() == "{}"
+    assert (old / "demo.json").read_text() == marker

@@ -114,6 +114,12 @@ def test_overrides_count():
         assert shape.intermediate_size == 4 * shape.hidden_size
 
 
+def test_a_size_that_the_depth_misses_is_an_objection():
+    rules = Rules(n_parameters=25_000_000, vocab_size=4_000, depth=12)
+    notes = {shape.hidden_size: objections(shape, rules) for shape in family(rules, tied=False)}
+    assert notes == {320: ["29% off the size"], 384: [], 448: ["31% off the size"]}
+
+
 def test_depth_and_width_are_taken_as_they_are():
     rules = Rules(n_parameters=10**9, vocab_size=1_000, depth=3, width=64)
     [shape] = family(rules, tied=True)

@@ -1,4 +1,6 @@
+import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from edgetiny.checkpoint import Checkpoint
 from edgetiny.cli import main
 from edgetiny.config.design import DesignConfig, parse_size
 from edgetiny.config.stages import STAGES
+from edgetiny.cost import parameters
 from edgetiny.design import PRESETS, read_design
 from edgetiny.design.stage import run
 from edgetiny.errors import ConfigError
@@ -80,6 +83,32 @@ def test_tables_are_tied_only_where_their_share_needs_it():
     assert run(DesignConfig(params="25M", vocab=10_000)).design.config.tie_word_embeddings
 
 
+def test_tables_are_tied_where_the_size_needs_it():
+    config = DesignConfig(params="5M", vocab=4_000, num_hidden_layers=6, max_pehf=0.5)
+    tied = run(config).design.config
+    assert tied.tie_word_embeddings
+    assert abs(parameters(tied).total / 5e6 - 1) <= 0.1
+    with pytest.raises(ConfigError, match="no design of 6 layers comes within 10% of 5M"):
+        run(replace(config, tie_word_embeddings=False))
+
+
+@pytest.mark.parametrize(("size", "vocab", "depth"), [("100k", 512, 4), ("10M", 2_000, 6)])
+def test_a_depth_without_a_width_of_the_size_is_refused(size, vocab, depth):
+    with pytest.raises(ConfigError, match=f"no design of {depth} layers comes within 10%") as found:
+        run(DesignConfig(params=size, vocab=vocab, num_hidden_layers=depth))
+    nearest, width = re.search(r"nearest has ([\d,]+);.*size (\d+)", str(found.value)).groups()
+    taken = run(
+        DesignConfig(
+            params=size,
+            vocab=vocab,
+            num_hidden_layers=depth,
+            hidden_size=int(width),
+            tie_word_embeddings="--tie-word-embeddings" in str(found.value),
+        )
+    )
+    assert parameters(taken.design.config).total == int(nearest.replace(",", ""))
+
+
 def test_a_promise_moves_the_choice_and_is_noted(device):
     free = run(DesignConfig(params="25M", vocab=4_000, device=device, precision=("int8",)))
     speeds = {row["depth"]: row["tok_s_int8"] for row in free.in_use}
@@ -128,6 +157,24 @@ def test_a_recipe_inside_a_model_names_every_step(tiny_checkpoint, tmp_path, dev
     assert f"--from {source}" in config.command_line()
 
 
+@pytest.mark.parametrize("precision", ["int4", "int8"])
+def test_a_recipe_rounds_int4_by_text(precision, tiny_checkpoint, tmp_path):
+    out = tmp_path / "student.toml"
+    run(
+        DesignConfig(
+            source=tiny_checkpoint.path,
+            precision=(precision,),
+            max_mb=1.0,
+            max_pehf=0.8,
+            context=64,
+            out=out,
+        )
+    )
+    tables = tomllib.loads(out.read_text())
+    shards = tables["data_build"]["out"]
+    assert tables["export"].get("data") == (shards if precision == "int4" else None)
+
+
 @pytest.mark.slow
 def test_a_recipe_runs(tiny_checkpoint, tiny_text, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
@@ -163,6 +210,10 @@ def test_a_recipe_runs(tiny_checkpoint, tiny_text, tmp_path, monkeypatch):
         ({"preset": "a", "max_mb": 1.0}, "--max-mb does nothing with --preset"),
         ({"source": Path("big"), "head_dim": 64, "max_mb": 1.0}, "--head-dim does nothing"),
         ({"source": Path("big")}, "--from needs a promise"),
+        (
+            {"source": Path("big"), "max_mb": 1.0, "out": Path("student")},
+            "--out student must end in .toml",
+        ),
         ({"params": "1B", "vocab": 100, "text": (Path("a"),)}, "--text does nothing"),
         ({"source": Path("big"), "max_mb": 1.0, "text": (Path("a"),)}, "give --out as well"),
     ],

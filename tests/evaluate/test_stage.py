@@ -62,6 +62,20 @@ def test_every_setting_acts(tiny_checkpoint: Checkpoint, shards: Shards) -> None
     assert score(batch_size=1).nats == pytest.approx(whole.nats)
 
 
+def test_windows_are_as_long_as_the_training(
+    tiny_checkpoint: Checkpoint,
+    shards: Shards,
+    trained_on: Callable[[Checkpoint, int], Checkpoint],
+) -> None:
+    source = trained_on(tiny_checkpoint, 24).path
+
+    def nats(**changes):
+        config = EvalConfig(source=source, data=shards.path, tokens=600, threads=1, **changes)
+        return run(config).total.nats
+
+    assert nats() == nats(context=24) != nats(context=128)
+
+
 def test_text_or_data_but_not_both(tiny_checkpoint: Checkpoint, shards: Shards) -> None:
     with pytest.raises(ConfigError, match="either --data or --text"):
         EvalConfig(source=tiny_checkpoint.path)

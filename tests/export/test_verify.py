@@ -53,7 +53,7 @@ def test_a_slightly_different_checkpoint_fails_the_check(tiny_artefact, tiny_che
     tensors = tiny_checkpoint.state_dict()
     name = "model.layers.1.mlp.down_proj.weight"
     other = shutil.copytree(tiny_checkpoint.path, tmp_path / "other")
-    save_file(tensors | {name: tensors[name] * 1.5}, other / "model.safetensors")
+    save_file({**tensors, name: tensors[name] * 1.5}, other / "model.safetensors")
     with pytest.raises(CheckFailed):
         run(VerifyConfig(artefact=tiny_artefact, against=other))
 

@@ -1,5 +1,9 @@
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 
 from edgetiny.errors import CheckpointError, ConfigError
@@ -110,8 +114,6 @@ def test_a_full_context_ends_the_text(tiny_config, tokenizer, tiny_checkpoint):
 
 
 def test_rows_without_a_piece_are_never_chosen(tiny_config, tokenizer):
-    from dataclasses import replace
-
     wide = replace(tiny_config, vocab_size=tokenizer.vocab_size + 64)
     script = Script(wide, [tokenizer.vocab_size + 5] * 3)
     assert max(new_tokens(script, tokenizer, [1], Sampling(max_new_tokens=3), Reply())) < 512
@@ -120,6 +122,41 @@ def test_rows_without_a_piece_are_never_chosen(tiny_config, tokenizer):
 def test_prompt_starts_with_bos(tokenizer, tiny_config):
     assert prompt_ids(tokenizer, tiny_config, "") == [1]
     assert prompt_ids(tokenizer, tiny_config, "a b") == [1, *tokenizer.encode("a b")]
+
+
+def without_bos(text, path, eos_id):
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(path.with_suffix("")),
+        vocab_size=300,
+        model_type="bpe",
+        bos_id=-1,
+        eos_id=eos_id,
+        minloglevel=2,
+    )
+    return Tokenizer.open(path)
+
+
+def test_without_bos_a_prompt_starts_as_documents_did(tiny_text, tiny_config, tmp_path):
+    nothing = replace(tiny_config, bos_token_id=None)
+    tokenizer = without_bos(tiny_text, tmp_path / "eos.model", eos_id=2)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (None, 2)
+    assert prompt_ids(tokenizer, nothing, "") == [2]
+    assert prompt_ids(tokenizer, nothing, "a") == [2, *tokenizer.encode("a")]
+    assert prompt_ids(tokenizer, tiny_config, "a") == [1, *tokenizer.encode("a")]
+    tokenizer = without_bos(tiny_text, tmp_path / "none.model", eos_id=-1)
+    assert prompt_ids(tokenizer, nothing, "a") == tokenizer.encode("a")
+    with pytest.raises(ConfigError, match="no BOS or EOS"):
+        prompt_ids(tokenizer, nothing, "")
+
+
+def test_an_end_that_only_the_generation_config_names_ends_the_text(
+    tiny_checkpoint, tokenizer, tmp_path
+):
+    folder = shutil.copytree(tiny_checkpoint.path, tmp_path / "instruct")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 300]}')
+    opened = open_runtime(folder, threads=1)
+    assert end_ids(tokenizer, opened.config) == {1, 2, 300}
 
 
 def frequencies(logits, temperature, top_p, n=4000):

@@ -32,6 +32,20 @@ def test_as_many_groups_as_heads_keep_every_bit(
     assert metrics["bits_per_byte_before"] == metrics["bits_per_byte_after"]
 
 
+@pytest.mark.parametrize("pool", ["mean", "aligned"])
+def test_vectors_of_another_dtype_than_the_matrices_keep_it(
+    make_checkpoint, make_shards, tmp_path, pool
+):
+    def edit(tensors):
+        tensors |= {name: each.bfloat16() for name, each in tensors.items() if each.ndim == 2}
+
+    source = make_checkpoint(edit=edit, bias="qkv")
+    data = {"data": make_shards(), "context": 32} if pool == "aligned" else {}
+    result = run(GqaConfig(source=source.path, groups=2, pool=pool, out=tmp_path / "out", **data))
+    for name, tensor in result.state_dict().items():
+        assert tensor.dtype == (torch.float32 if tensor.ndim == 1 else torch.bfloat16), name
+
+
 @torch.no_grad()
 def test_heads_in_another_order_are_the_same_function(make_checkpoint):
     source = make_checkpoint(num_attention_heads=8, num_key_value_heads=4, bias="qkvo")

@@ -1,4 +1,5 @@
 import json
+import math
 import random
 import signal
 import subprocess
@@ -10,7 +11,11 @@ import torch
 
 from edgetiny.checkpoint import Checkpoint
 from edgetiny.config.model import InheritConfig
+from edgetiny.console import Reporter
+from edgetiny.data import Shards
 from edgetiny.errors import CheckFailed, ConfigError
+from edgetiny.inherit.learn import Learner
+from edgetiny.inherit.shape import student_shape
 from edgetiny.inherit.stage import run
 
 SHAPE = {"hidden_size": 20, "intermediate_size": 30, "num_key_value_heads": 3}
@@ -150,6 +155,40 @@ def test_masks_that_do_not_come_to_the_shape_fail(make_checkpoint, data, tmp_pat
     with pytest.raises(CheckFailed, match=r"hidden row 0 keeps .* of 32, not 20; give more"):
         run(learned(source, data, tmp_path / "out", mask_learning_rate=1e-4))
     assert not (tmp_path / "out").exists()
+
+
+def test_gates_that_are_all_alike_fail(make_checkpoint, data, tmp_path):
+    source = make_checkpoint()
+    config = learned(source, data, tmp_path / "out")
+    student = student_shape(source.config, config)
+    text = Shards.open(data).train
+    learner = Learner(source.config, source.state_dict(), student, text, config, 16)
+    axes, log_alpha = learner.masks.axes, learner.masks.log_alpha
+    with torch.no_grad():
+        for name, axis in axes.items():
+            # As many open as asked for on average, and each as likely as any other.
+            share = axis.target / axis.size
+            alike = math.log(share / (1 - share)) + 2 / 3 * math.log(1 / 11)
+            log_alpha[name].copy_(alike + 0.01 * torch.randn(axis.n_rows, axis.size))
+    with pytest.raises(CheckFailed, match="decided nothing: all gates of hidden are alike"):
+        learner.check_counts()
+    n_kept = sum(axis.n_rows * axis.target for axis in axes.values())
+    assert learner.masks.undecided() == n_kept, "all are closed in their middle"
+    with torch.no_grad():
+        for name, settled in learner.settled().items():
+            log_alpha[name].copy_(torch.where(settled, 5.0, -5.0))
+    learner.check_counts()
+    assert learner.masks.undecided() == 0
+
+
+def test_what_was_undecided_is_told_and_recorded(make_checkpoint, data, tmp_path, capsys):
+    config = learned(make_checkpoint(), data, tmp_path / "out")
+    metrics = run(config, Reporter()).lineage["metrics"]
+    # Hidden dimensions, units and groups of two layers.
+    assert metrics["gates"] == 32 + 2 * 44 + 2 * 4
+    assert 0 < metrics["undecided"] < metrics["gates"]
+    told = f"{metrics['undecided']} of 128 gates were undecided"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", [{"mask_steps": 20}, {"resume": True}, {"mask_ramp": 0.1}])

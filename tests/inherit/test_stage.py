@@ -1,19 +1,17 @@
 import random
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
-from edgetiny.checkpoint import Checkpoint, write_checkpoint
 from edgetiny.config.data import DataBuildConfig
 from edgetiny.config.model import InheritConfig
 from edgetiny.config.tokenizer import TokenizerTrainConfig
 from edgetiny.data.build import run as build
 from edgetiny.errors import CheckpointError, ConfigError, DataError
-from edgetiny.files import atomic_folder
-from edgetiny.gqa import window_length
+from edgetiny.evaluate.window import trained_length
 from edgetiny.importance.axes import layer_of
-from edgetiny.importance.text import trained_length
 from edgetiny.inherit.stage import run
 from edgetiny.tokenizer.train import run as train_tokenizer
 
@@ -32,12 +30,33 @@ def inherit(source, data, out, **settings):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_keeping_everything_keeps_every_bit(make_checkpoint, data, tmp_path, kind):
+@pytest.mark.parametrize("method", ["taylor", "learned"])
+def test_keeping_everything_keeps_every_bit(
+    make_checkpoint, data, tmp_path, counting_reporter, kind, method
+):
     settings = {"num_attention_heads": 8, "num_key_value_heads": 8} | KINDS[kind]
     source = make_checkpoint(**settings)
-    result = inherit(source, data, tmp_path / "out")
+    config = InheritConfig(source=source.path, data=data, out=tmp_path / "out", method=method)
+    result = run(replace(config, calibration_tokens=100), counting_reporter)
+    assert counting_reporter.tasks == {}, "nothing to score or to learn"
     assert result.config == source.config
     assert all(torch.equal(result.tensor(name), source.tensor(name)) for name in source.names())
+    metrics = result.lineage["metrics"]
+    assert metrics["mask_tokens"] == metrics["calibration_tokens"] == 0
+
+
+@pytest.mark.parametrize("method", ["activation", "learned"])
+def test_layers_that_stay_whole_keep_their_weights(make_checkpoint, data, tmp_path, method):
+    source = make_checkpoint(num_hidden_layers=3)
+    result = inherit(source, data, tmp_path / "out", method=method, num_hidden_layers=2)
+    metrics = result.lineage["metrics"]
+    assert metrics["mask_tokens"] == 0
+    for place, layer in enumerate(metrics["kept_layers"]):
+        name = "mlp.down_proj.weight"
+        assert torch.equal(
+            result.tensor(f"model.layers.{place}.{name}"),
+            source.tensor(f"model.layers.{layer}.{name}"),
+        )
 
 
 @pytest.mark.parametrize(
@@ -112,37 +131,6 @@ def test_lineage_tells_what_was_dropped(make_checkpoint, data, tmp_path):
             source.tensor(f"model.layers.{layer}.{name}"),
         )
     assert result.lineage["ancestors"][0]["sha256"] == source.sha256
-
-
-@pytest.fixture
-def trained_on(tmp_path):
-    """Return a function that writes a checkpoint as if it were trained on windows of a length."""
-
-    def write(source, length):
-        out = tmp_path / f"{source.path.name}-{length}"
-        with atomic_folder(out) as folder:
-            write_checkpoint(
-                folder,
-                source.config,
-                source.state_dict(),
-                stage="train",
-                settings={"sequence_length": length},
-                parent=source,
-                tokenizer=None,
-            )
-        return Checkpoint.open(out)
-
-    return write
-
-
-@pytest.mark.parametrize("lengths", [(16, 48), (48, 16), (16, 48, 24)])
-def test_the_longest_training_says_how_long_windows_are(make_checkpoint, trained_on, lengths):
-    checkpoint = make_checkpoint()
-    for length in lengths:
-        checkpoint = trained_on(checkpoint, length)
-    assert trained_length(checkpoint) == window_length(checkpoint) == 48
-    beyond = trained_on(checkpoint, 4096)
-    assert trained_length(beyond) == window_length(beyond) == 64
 
 
 def test_windows_are_no_longer_than_the_source_was_trained_on(

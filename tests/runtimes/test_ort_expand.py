@@ -63,3 +63,16 @@ def test_what_is_loaded_has_no_step_left_to_compute(graph, tmp_path):
     outside = [each for each in loaded.initializer if each.external_data]
     assert {each.data_type for each in outside} == {onnx.TensorProto.INT8}
     assert len(outside) == sum(node.op_type == "DynamicQuantizeMatMul" for node in loaded.node)
+
+
+def test_the_largest_weight_of_every_output_reaches_the_end_of_a_byte(graph, tmp_path):
+    import onnx
+
+    from edgetiny.runtimes.ort_expand import expand
+
+    loaded = onnx.load_from_string(expand(graph, tmp_path)).graph
+    outside = [each for each in loaded.initializer if each.external_data]
+    for each in outside:
+        onnx.external_data_helper.load_external_data_for_tensor(each, str(tmp_path))
+        largest = np.abs(onnx.numpy_helper.to_array(each).astype(np.int32)).max(axis=0)  # (N,)
+        assert set(largest) - {127} <= {0}  # heads are filled up with rows of zeros

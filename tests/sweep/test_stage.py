@@ -4,7 +4,9 @@ import pytest
 
 from edgetiny.cli import main
 from edgetiny.config.data import DataBuildConfig
+from edgetiny.config.run import EvalConfig
 from edgetiny.data.build import run as build
+from edgetiny.evaluate.stage import run as evaluate
 from edgetiny.files import refuse_existing
 
 FLAGS = ["--params", "60k", "--tokens", "1k", "--max-pehf", "0.9", "--context", "16", "--quiet"]
@@ -55,6 +57,21 @@ def test_a_sweep_trains_measures_and_goes_on_where_it_was(shards, tmp_path, caps
     assert sweep(shards, out, "--overwrite", "--kv", "fp16") == 2
     assert "--kv may be" in capsys.readouterr().err
     refuse_existing(out, overwrite=True)
+
+
+@pytest.mark.slow
+def test_shapes_are_scored_at_the_length_they_were_trained_at(shards, tmp_path, capsys):
+    out = tmp_path / "sweep"
+    assert sweep(shards, out, "--sequence-length", "520", "--json") == 0
+    for row in json.loads(capsys.readouterr().out)["rows"]:
+        source = out / row["shape"] / "trained"
+        bits = {
+            length: evaluate(
+                EvalConfig(source=source, data=shards, context=length)
+            ).total.bits_per_byte
+            for length in (512, 520)
+        }
+        assert row["bits_per_byte"] == bits[520] != bits[512]
 
 
 def test_an_existing_folder_is_not_replaced(shards, tmp_path, capsys):

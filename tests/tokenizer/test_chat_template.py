@@ -1,3 +1,6 @@
+import calendar
+import string
+
 from edgetiny.tokenizer.chat_template import template_texts
 
 CHAT = """{%- for message in messages %}
@@ -29,6 +32,21 @@ def test_dates_loop_controls_and_marks_of_transformers_are_known() -> None:
         "{% endif %}{% generation %}x{{ message.role }}{% endgeneration %}{% endfor %}"
     )
     assert any(text.endswith("xuser") for text in template_texts(template, {}))
+
+
+def test_the_date_is_written_on_the_same_days_whenever_it_is_asked_for() -> None:
+    template = "{{ strftime_now('%A|%a|%d|%B|%b|%Y|%I:%M %p') }}|{{ messages[0].content }}"
+    dates = [text.split("|") for text in template_texts(template, {}) if text.count("|") == 7]
+    written = [set(column) for column in zip(*dates, strict=True)]
+    assert written[0] == set(calendar.day_name)
+    assert written[1] == set(calendar.day_abbr)
+    assert written[2] == {f"{day:02}" for day in range(1, 32)}
+    assert written[3] == set(calendar.month_name) - {""}
+    assert written[4] == set(calendar.month_abbr) - {""}
+    assert written[5] == {str(year) for year in range(2024, 2036)}
+    assert {text[-2:] for text in written[6]} == {"AM", "PM"}
+    assert set(string.digits) <= set("".join(written[6]))
+    assert list(template_texts(template, {})) == list(template_texts(template, {}))
 
 
 def test_templates_that_are_none_give_nothing() -> None:
