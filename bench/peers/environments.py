@@ -14,13 +14,24 @@ LLAMA_ARCHIVE = "llama-cpp-python==0.3.36"
 _STAMP = "requirements.sha256"
 # Whatever brings it, it does not load beside this torch, and transformers then refuses to import.
 _UNWANTED = ("torchvision",)
-# What a CPU build of the two programs needs; the rest at llama.cpp's own defaults, native code on.
+# What a CPU build of the two programs needs; the rest at llama.cpp's own defaults.
 _CMAKE = (
-    *("-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_BUILD_COMMON=ON"),
+    *("-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_BUILD_COMMON=ON"),
     *("-DLLAMA_BUILD_TOOLS=ON", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_TESTS=OFF"),
     *("-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_BUILD_MTMD=OFF"),
 )
 _PROGRAMS = ("llama-batched-bench", "llama-quantize")
+# Native code has AMX where the processor does, and its kernels died there (illegal instruction).
+_OF_FLAGS = {
+    "avx2": "AVX2",
+    "fma": "FMA",
+    "f16c": "F16C",
+    "bmi2": "BMI2",
+    "avx512f": "AVX512",
+    "avx512_vbmi": "AVX512_VBMI",
+    "avx512_vnni": "AVX512_VNNI",
+    "avx512_bf16": "AVX512_BF16",
+}
 
 Say = Callable[[str], None]
 
@@ -65,11 +76,22 @@ def make_llama(work: Path, build: Path | None, say: Say) -> Path:
     build = home / "build"
     if not all((build / "bin" / program).exists() for program in _PROGRAMS):
         say("building llama.cpp (about five minutes on two idle cores)")
-        _logged(["cmake", "-S", str(source), "-B", str(build), *_CMAKE], work, "llama")
+        for_here = processor_options(Path("/proc/cpuinfo").read_text(encoding="ascii"))
+        _logged(["cmake", "-S", str(source), "-B", str(build), *_CMAKE, *for_here], work, "llama")
         jobs = str(os.cpu_count() or 1)
         targets = ["--parallel", jobs, "--target", *_PROGRAMS]
         _logged(["cmake", "--build", str(build), *targets], work, "llama")
     return build
+
+
+def processor_options(cpuinfo: str) -> list[str]:
+    """Return the options that build ggml for a processor: native code, AMX left out."""
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    flags = next((set(value.split()) for name, _, value in lines if name.strip() == "flags"), set())
+    if "amx_tile" not in flags:
+        return ["-DGGML_NATIVE=ON"]
+    options = [f"-DGGML_{name}=ON" for flag, name in _OF_FLAGS.items() if flag in flags]
+    return ["-DGGML_NATIVE=OFF", *options]
 
 
 def _logged(command: list[str], work: Path, name: str) -> None:

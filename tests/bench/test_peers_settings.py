@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from peers.environments import REQUIREMENTS
+from peers.environments import REQUIREMENTS, processor_options
 from peers.settings import ours_setting, peer_settings
 
 ENGINES = Path(__file__).parents[2] / "bench/peers/engines"
@@ -69,3 +69,9 @@ def test_how_a_row_is_run_is_part_of_its_identity() -> None:
 def test_torch_is_the_same_everywhere() -> None:
     for pins in REQUIREMENTS.glob("*.txt"):
         assert "torch==2.13.0" in pins.read_text(encoding="utf-8").splitlines(), pins.name
+
+
+def test_llama_cpp_is_built_for_the_processor_without_amx() -> None:
+    assert processor_options("flags\t\t: fpu avx2 fma\n") == ["-DGGML_NATIVE=ON"]
+    options = processor_options("model name\t: X\nflags\t\t: avx2 avx512f amx_tile amx_int8\n")
+    assert options == ["-DGGML_NATIVE=OFF", "-DGGML_AVX2=ON", "-DGGML_AVX512=ON"]
