@@ -28,7 +28,7 @@ _MARKERS: Mapping[str, frozenset[str]] = {
     "mask_state.json": frozenset({"schema_version", "step", "settings", "sources"}),
     "sweep.json": frozenset({"schema_version", "settings", "rows"}),
 }
-_TOKENIZER_FILES = {
+TOKENIZER_FILES = (
     "tokenizer.model",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -36,7 +36,8 @@ _TOKENIZER_FILES = {
     "added_tokens.json",
     "chat_template.jinja",
     "vocab_map.json",
-}
+)
+"""All that a tokenizer may consist of; the last is our own."""
 
 
 @contextlib.contextmanager
@@ -101,7 +102,7 @@ def _holds_marker(folder: Path) -> bool:
 
 def _is_our_tokenizer(folder: Path) -> bool:
     """Whether a folder holds a tokenizer that edgetiny cut or trained, and nothing else."""
-    if not {path.name for path in folder.iterdir()} <= _TOKENIZER_FILES:
+    if not {path.name for path in folder.iterdir()} <= set(TOKENIZER_FILES):
         return False
     cut = "source_tokenizer_sha256" in _object(folder / "vocab_map.json")
     config = _object(folder / "tokenizer_config.json")

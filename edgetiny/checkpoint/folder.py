@@ -18,15 +18,6 @@ from edgetiny.errors import CheckpointError
 from edgetiny.files import read_json, sha256_file
 
 SCHEMA_VERSION = 1
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab_map.json",
-)
 GENERATION_FILE = "generation_config.json"
 
 Reader = Callable[[], Tensor]

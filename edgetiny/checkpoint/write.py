@@ -10,15 +10,10 @@ import torch
 from torch import Tensor
 
 import edgetiny
-from edgetiny.checkpoint.folder import (
-    GENERATION_FILE,
-    SCHEMA_VERSION,
-    TOKENIZER_FILES,
-    Checkpoint,
-)
+from edgetiny.checkpoint.folder import GENERATION_FILE, SCHEMA_VERSION, Checkpoint
 from edgetiny.checkpoint.model_config import ModelConfig, parameter_shapes
 from edgetiny.checkpoint.stream import stream_tensors
-from edgetiny.files import write_json
+from edgetiny.files import TOKENIZER_FILES, write_json
 
 SHARD_BYTES = 5 * 10**9
 _TABLE = "model.embed_tokens.weight"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from edgetiny.checkpoint import Checkpoint, ModelConfig
-from edgetiny.checkpoint.folder import TOKENIZER_FILES
 from edgetiny.config.export import ExportConfig
 from edgetiny.cost import device_roofline, kv_bytes_per_token, mean_context
 from edgetiny.device import Device, read_device
@@ -13,6 +12,7 @@ from edgetiny.errors import ConfigError
 from edgetiny.export.gguf_shape import gguf_bytes
 from edgetiny.export.package import open_tokenizer
 from edgetiny.export.plan import Plan, candidates, is_proven, require
+from edgetiny.files import TOKENIZER_FILES
 from edgetiny.forecast import PROCESS_BYTES, Lowering, file_bytes, held_bytes
 from edgetiny.tokenizer import Tokenizer
 

@@ -11,10 +11,10 @@ from typing import Any
 import edgetiny
 from edgetiny.artefact import EXACT_SUMS, MANIFEST, SCHEMA_VERSION, UNHASHED, ModelFile
 from edgetiny.checkpoint import Checkpoint, ModelConfig, parameter_shapes
-from edgetiny.checkpoint.folder import GENERATION_FILE, TOKENIZER_FILES
+from edgetiny.checkpoint.folder import GENERATION_FILE
 from edgetiny.checkpoint.write import generation_config
 from edgetiny.export.plan import Lowered, Plan, folder_of, is_proven
-from edgetiny.files import sha256_file, write_json
+from edgetiny.files import TOKENIZER_FILES, sha256_file, write_json
 from edgetiny.forecast import padded_head_dim
 from edgetiny.tokenizer import Tokenizer, has_tokenizer
 

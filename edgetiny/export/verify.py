@@ -11,7 +11,6 @@ from torch import Tensor
 
 from edgetiny.artefact import SCHEMA_VERSION, Artefact, ModelFile
 from edgetiny.checkpoint import Checkpoint, ModelConfig
-from edgetiny.checkpoint.folder import TOKENIZER_FILES
 from edgetiny.config.export import VerifyConfig
 from edgetiny.config.run import RuntimeName
 from edgetiny.console import QUIET, Reporter
@@ -25,7 +24,7 @@ from edgetiny.export.package import open_tokenizer
 from edgetiny.export.parity import Parity, compare, failures, limits_of
 from edgetiny.export.plan import Plan
 from edgetiny.export.probe import Answers, Questions, ask, questions, score
-from edgetiny.files import sha256_file
+from edgetiny.files import TOKENIZER_FILES, sha256_file
 from edgetiny.model import build_model
 from edgetiny.runtimes import EagerRuntime, Engine, Runtime, open_runtime
 

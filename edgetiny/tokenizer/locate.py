@@ -5,17 +5,11 @@ import shutil
 from pathlib import Path
 
 from edgetiny.errors import DataError
+from edgetiny.files import TOKENIZER_FILES
 
 MODEL_FILE = "tokenizer.model"
 JSON_FILE = "tokenizer.json"
-COMPANION_FILES = (
-    JSON_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab_map.json",
-)
+COMPANION_FILES = tuple(name for name in TOKENIZER_FILES if name != MODEL_FILE)
 
 _SUPPORTED = f"supported are SentencePiece ({MODEL_FILE}) and {JSON_FILE}"
 # Names by which other kinds are recognised, for a message that says what was found.

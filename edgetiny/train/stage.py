@@ -5,13 +5,12 @@ import dataclasses
 import torch
 
 from edgetiny.checkpoint import Checkpoint
-from edgetiny.checkpoint.folder import TOKENIZER_FILES
 from edgetiny.config.train import TrainConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.data import Shards
 from edgetiny.errors import ConfigError
 from edgetiny.evaluate.compatible import check_same_tokenizer
-from edgetiny.files import refuse_existing
+from edgetiny.files import TOKENIZER_FILES, refuse_existing
 from edgetiny.measure import torch_threads
 from edgetiny.model import load_model
 from edgetiny.train.log import check_tensorboard
