@@ -54,6 +54,12 @@ class Case:
     kv: str = "int8"
     format: str = "onnx"
 
+    @property
+    def name(self) -> str:
+        """Return what `--cases` calls it."""
+        shape = f"{self.layers}x{self.width}-{self.format}-{self.precision}"
+        return f"{shape}-b{self.batch}-c{self.context}-kv-{self.kv}"
+
 
 SHAPES = ((8, 384), (10, 768), (20, 640))
 PLANS = (
@@ -70,7 +76,7 @@ EXECUTORCH = (
     *((8, 384, precision, 1) for precision in ("fp32", "fp16", "int8", "int4")),
     *((8, 384, "int8", 20), (10, 768, "int4", 1), (20, 640, "int8", 1)),
 )
-CASES = [
+_ALL = (
     *(
         Case(layers, width, precision, batch, context, kv)
         for layers, width in SHAPES
@@ -80,7 +86,8 @@ CASES = [
         Case(layers, width, precision, batch, 512, "fp32", "executorch")
         for layers, width, precision, batch in EXECUTORCH
     ),
-]
+)
+CASES = {case.name: case for case in _ALL}
 
 
 def shape_of(case: Case) -> ModelConfig:
@@ -252,7 +259,7 @@ def main() -> None:
     """Measure every case, or be the process that is measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path, help="results, without suffix")
-    parser.add_argument("--cases", type=int, nargs="+", help="numbers of cases, all if not given")
+    parser.add_argument("--cases", choices=CASES, nargs="+", help="all if not given")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker is not None:
@@ -262,11 +269,11 @@ def main() -> None:
     file = None if options.write is None else options.write.with_suffix(".json")
     if file is not None and file.is_file():
         found = json.loads(file.read_text(encoding="utf-8"))
-    for number in options.cases or range(len(CASES)):
-        found[str(number)] = measure(CASES[number])
+    for name in options.cases or CASES:
+        found[name] = measure(CASES[name])
         if file is not None:
             file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    rows = [found[number] for number in sorted(found, key=int)]
+    rows = [found[name] for name in CASES if name in found]
     page = markdown(rows)
     print(page)
     if options.write is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgetiny.measure import cores, read_bandwidth
 from peers.conversion import Converted
-from peers.environments import llama_tree, make_environment, make_llama
+from peers.environments import llama_build, llama_tree, make_environment, make_llama
 from peers.measure import Cell, Measurement, Protocol, cells_of, of_cell
 from peers.models import make_checkpoint, make_padded
 from peers.options import read_options
@@ -71,7 +71,7 @@ def say(line: str) -> None:
 def chosen_settings(options: argparse.Namespace, cells: Sequence[Cell]) -> list[Setting]:
     """Return the rows of ours and the peers that any cell takes."""
     tree = llama_tree(options.work)
-    peers = peer_settings(tree, options.llama_build or options.work / "llama.cpp/build")
+    peers = peer_settings(tree, options.llama_build or llama_build(options.work))
     if options.engines is not None:
         peers = [
             each

@@ -15,6 +15,7 @@ from peers.settings import Setting
 _DONE = "prepared.json"
 _FAILED = "failed.json"
 _LIBRARY = Path(__file__).parents[2] / "edgetiny"
+_ENGINES = Path(__file__).parent / "engines"
 # What our artefacts depend on, and their speed besides.
 _LOWERING = (
     *("artefact.py", "checkpoint", "config", "data", "export", "forecast.py", "gqa", "model"),
@@ -41,7 +42,10 @@ class Converted:
         """Return a hash of the setting with what it stands on: pins, or our own code."""
         pins = REQUIREMENTS / f"{setting.environment}.txt"
         ground = pins.read_text(encoding="utf-8") if pins.is_file() else ""
-        ground = self._running if setting.is_ours else ground
+        if setting.is_ours:
+            ground = self._running
+        elif setting.engine == "reference":
+            ground = code_digest(_ENGINES, (f"{setting.engine}.py",))
         return hashlib.sha256(f"{setting.identity}\n{ground}".encode()).hexdigest()[:12]
 
     def prepare(

@@ -60,6 +60,12 @@ def llama_tree(work: Path) -> Path:
     return work / "llama.cpp" / archive / "vendor/llama.cpp"
 
 
+def llama_build(work: Path) -> Path:
+    """Return where llama.cpp is built: another folder for other options."""
+    options = " ".join((*_CMAKE, *_for_this_processor()))
+    return work / "llama.cpp" / f"build-{hashlib.sha256(options.encode()).hexdigest()[:8]}"
+
+
 def make_llama(work: Path, build: Path | None, say: Say) -> Path:
     """Return a build tree of llama.cpp with its two programs; build it unless one was given."""
     source = llama_tree(work)
@@ -73,15 +79,19 @@ def make_llama(work: Path, build: Path | None, say: Say) -> Path:
             archive.extractall(home, filter="data")
     if build is not None:
         return build
-    build = home / "build"
+    build = llama_build(work)
     if not all((build / "bin" / program).exists() for program in _PROGRAMS):
         say("building llama.cpp (about five minutes on two idle cores)")
-        for_here = processor_options(Path("/proc/cpuinfo").read_text(encoding="ascii"))
-        _logged(["cmake", "-S", str(source), "-B", str(build), *_CMAKE, *for_here], work, "llama")
+        options = ["-S", str(source), "-B", str(build), *_CMAKE, *_for_this_processor()]
+        _logged(["cmake", *options], work, "llama")
         jobs = str(os.cpu_count() or 1)
         targets = ["--parallel", jobs, "--target", *_PROGRAMS]
         _logged(["cmake", "--build", str(build), *targets], work, "llama")
     return build
+
+
+def _for_this_processor() -> list[str]:
+    return processor_options(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
 
 
 def processor_options(cpuinfo: str) -> list[str]:

@@ -80,8 +80,8 @@ class Measurement:
     def rounds(self, cells: Sequence[Cell], settings: Sequence[Setting]) -> None:
         """Run the contestants of each cell in every round, and the reference program with them.
 
-        A round of a cell that lacks one of them, as it is now, is run again whole: ratios are of
-        runs one after another.
+        A round of a cell whose last attempt lacks one of them, as it is now, is attempted again:
+        ratios are of runs one after another.
         """
         for number in range(1, self.protocol.rounds + 1):
             for cell in shuffled(cells, f"cells {number}"):
@@ -89,12 +89,13 @@ class Measurement:
                 if not chosen:
                     continue
                 all_of_it = [*chosen, REFERENCE]
-                if all(self._has(cell, each, "round", number) for each in all_of_it):
+                last = self._last_attempt(cell, number)
+                if all(self._has(cell, each, number, last) for each in all_of_it):
                     continue
                 for setting in shuffled(all_of_it, f"{cell.name} {number}"):
                     self._say(f"round {number}: {cell.name}: {setting.name}")
                     tokens = self.protocol.new_tokens
-                    self._run(cell, setting, "round", number, 0, tokens, again=True)
+                    self._run(cell, setting, "round", number, 0, tokens, attempt=last + 1)
 
     def contestants(self, cell: Cell, settings: Sequence[Setting]) -> list[Setting]:
         """Return ours and the peers near the best, by the screening; none if none of ours runs."""
@@ -140,16 +141,41 @@ class Measurement:
             and (row["model"], row["batch"], row["bits"]) == (cell.model, cell.batch, cell.bits)
             and (row["setting"], row["new_tokens"]) == (setting.name, new_tokens)
         ]
-        return [row for row in found if row["identity"] == found[-1]["identity"]]
+        found = [row for row in found if row["identity"] == found[-1]["identity"]]
+        if phase != "round":
+            return found
+        last = {row["round"]: self._last_attempt(cell, row["round"]) for row in found}
+        return [row for row in found if row.get("attempt", 0) == last[row["round"]]]
 
-    def _has(self, cell: Cell, setting: Setting, phase: str, number: int) -> bool:
-        row = self._key(cell, setting, phase, number, 0, self.protocol.new_tokens)
+    def _last_attempt(self, cell: Cell, number: int) -> int:
+        """Return which attempt at a round of a cell was the last; 0 if there was none."""
+        return max(
+            (
+                row.get("attempt", 0)
+                for row in self.store.rows
+                if (row["phase"], row.get("round")) == ("round", number)
+                and (row["model"], row["batch"], row["bits"]) == (cell.model, cell.batch, cell.bits)
+                and row["new_tokens"] == self.protocol.new_tokens
+            ),
+            default=0,
+        )
+
+    def _has(self, cell: Cell, setting: Setting, number: int, attempt: int) -> bool:
+        tokens = self.protocol.new_tokens
+        row = self._key(cell, setting, "round", number, 0, tokens, attempt)
         return self.store.has(row, retry=self.protocol.retry)
 
     def _key(
-        self, cell: Cell, setting: Setting, phase: str, number: int, slot: int, new_tokens: int
+        self,
+        cell: Cell,
+        setting: Setting,
+        phase: str,
+        number: int,
+        slot: int,
+        new_tokens: int,
+        attempt: int | None = None,
     ) -> Row:
-        return {
+        return ({} if attempt is None else {"attempt": attempt}) | {
             "phase": phase,
             "round": number,
             "slot": slot,
@@ -169,11 +195,10 @@ class Measurement:
         number: int,
         slot: int,
         new_tokens: int,
-        *,
-        again: bool = False,
+        attempt: int | None = None,
     ) -> None:
-        row = self._key(cell, setting, phase, number, slot, new_tokens)
-        if not again and self.store.has(row, retry=self.protocol.retry):
+        row = self._key(cell, setting, phase, number, slot, new_tokens, attempt)
+        if self.store.has(row, retry=self.protocol.retry):
             return
         row |= {"started": time.time(), "load": os.getloadavg()[0]}
         failure = self._converted.failure(cell.model, setting)

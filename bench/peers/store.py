@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
-_KEY = ("phase", "round", "slot", "model", "batch", "bits", "setting", "identity", "new_tokens")
+_KEY = (
+    *("phase", "round", "slot", "attempt", "model", "batch", "bits", "setting", "identity"),
+    "new_tokens",
+)
 
 
 class Store:

@@ -66,8 +66,8 @@ class Case:
         """Return what `row_key` returns of the row that this case comes to."""
         subject, protocol = self.subject, self.protocol
         return (
-            subject.name,
             subject.sha256,
+            subject.name,
             subject.model_type,
             _ENGINES.get(subject.runtime, subject.runtime),
             subject.device,
@@ -87,8 +87,8 @@ class Case:
 def row_key(row: Mapping[str, Any]) -> Key:
     """Return what identifies a row among those of a machine."""
     return (
-        row["model_filename"],
         row.get("model_sha256"),
+        row["model_filename"],
         row["model_type"],
         row["runtime"],
         row["device"].split(":")[0],
@@ -103,6 +103,13 @@ def row_key(row: Mapping[str, Any]) -> Key:
         row["protocol"]["repeats"],
         row["protocol"].get("sustained_minutes", 0.0),
     )
+
+
+def is_replaced(row: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether a new row measured the same again, or what lies in the same folder now."""
+    _, *before = row_key(row)
+    _, *after = row_key(new)
+    return before == after
 
 
 @dataclass(frozen=True, slots=True)

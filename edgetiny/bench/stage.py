@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import edgetiny
-from edgetiny.bench.cases import Case, Plan, bench_device, check_cases, make_plan, row_key
+from edgetiny.bench.cases import (
+    Case,
+    Plan,
+    bench_device,
+    check_cases,
+    is_replaced,
+    make_plan,
+    row_key,
+)
 from edgetiny.bench.outputs import Outputs
 from edgetiny.bench.peaks import PeakReader
 from edgetiny.bench.process import run_worker
@@ -45,20 +53,21 @@ def run(config: BenchConfig, reporter: Reporter = QUIET) -> BenchResult:
     threads = config.threads or cores()
     plan = make_plan(config, device, threads, reporter)
     kept = _kept_rows(config, device)
-    known = {row_key(row) for row in kept}
+    known = {row_key(row) for row in kept if row["valid"]}
     to_measure = [case for case in plan.cases if case.key(threads) not in known]
     check_cases(to_measure, device)
     outputs.check_writable()
     if kept:
         reporter.say(f"{len(kept)} rows kept from {config.out}, {len(to_measure)} to measure")
     bench = _Bench(device, threads, reporter)
-    rows = list(kept)
+    rows, n_missing = list(kept), len(to_measure)
     try:
         for number, case in enumerate(to_measure, 1):
-            rows.append(bench.row(case, plan, f"row {number} of {len(to_measure)}"))
+            row = bench.row(case, plan, f"row {number} of {len(to_measure)}")
+            rows = [*(each for each in rows if not is_replaced(each, row)), row]
+            n_missing -= 1
             outputs.write(_in_order(rows, plan, threads), plan.suite)
     finally:
-        n_missing = len(kept) + len(to_measure) - len(rows)
         if n_missing and rows and config.out is not None:
             reporter.say(f"{len(rows)} rows are in {config.out}, {n_missing} missing: --resume")
     if not to_measure:
@@ -141,7 +150,7 @@ class _Bench:
 
 
 def _kept_rows(config: BenchConfig, device: PeakDevice) -> list[dict[str, Any]]:
-    """Return the rows that --resume keeps: the valid ones, the others are measured again.
+    """Return the rows that --resume goes on from; those that are not valid stay until replaced.
 
     Raises ConfigError for those of another machine or device, DataError for what are no rows.
     """
@@ -149,7 +158,7 @@ def _kept_rows(config: BenchConfig, device: PeakDevice) -> list[dict[str, Any]]:
         return []
     rows = read_result(config.out)
     try:
-        valid = [row for row in rows if row["valid"] and row_key(row)]
+        _ = [(row["valid"], row_key(row)) for row in rows]
         seen = {(row["cpu_info"], row.get("gpu_info")) for row in rows}
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
@@ -162,7 +171,7 @@ def _kept_rows(config: BenchConfig, device: PeakDevice) -> list[dict[str, Any]]:
             f"{config.out} has rows of another machine or device ({there}; this is {this});"
             " choose another --out"
         )
-    return valid
+    return rows
 
 
 def _in_order(rows: Sequence[dict[str, Any]], plan: Plan, threads: int) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Standard input is one request; standard output is one event a line (loaded, prog
 error). Whatever else is printed goes to standard error.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from edgetiny.artefact import is_artefact, read_manifest
 from edgetiny.bench.designs import random_model
 from edgetiny.bench.protocol import Protocol, measure
 from edgetiny.checkpoint import ModelConfig
@@ -78,15 +80,18 @@ def measure_request(request: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
 
 
 def drop_from_page_cache(folder: Path) -> bool:
-    """Ask the kernel to forget all files of a folder, so that loading reads the disk.
+    """Ask the kernel to forget the files of a model, so that loading reads the disk.
 
     Return whether it was asked.
     """
     if not hasattr(os, "posix_fadvise"):
         return False
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    if is_artefact(folder):
+        files = [folder / name for name in read_manifest(folder)["files"]]
+    else:
+        files = [path for path in folder.iterdir() if path.is_file()]
     for file in files:
-        with file.open("rb") as stream:
+        with contextlib.suppress(OSError), file.open("rb") as stream:
             os.fsync(stream.fileno())  # what is not on the disk yet is not forgotten
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return bool(files)

@@ -52,6 +52,8 @@ class Config:
     """
 
     stage: ClassVar[str] = ""
+    updates: ClassVar[bool] = False
+    """Whether an input may be what is written: a file, which is replaced once it was read."""
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -79,7 +81,7 @@ class Config:
                     outputs.append((name, path, kind))
                 elif not spec.metadata["preset"] or path.is_file():
                     reads.append((name, path))
-        check_outputs(reads, outputs)
+        check_outputs([] if self.updates else reads, outputs)
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON values, paths as text: what the lineage records."""

@@ -51,6 +51,7 @@ class TokenizerCountConfig(Config):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerMergeCountsConfig(Config):
     stage: ClassVar[str] = "tokenizer_merge-counts"
+    updates: ClassVar[bool] = True
 
     counts: tuple[Path, ...] = setting(help="counts files of one tokenizer", argument=True)
     out: Path = setting(help="counts file to write", writes="file")

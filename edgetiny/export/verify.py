@@ -163,10 +163,15 @@ def run(config: VerifyConfig, reporter: Reporter = QUIET) -> Verification:
     checkpoint = Checkpoint.open(config.against)
     source = source_again(checkpoint, artefact.manifest, config, reporter)
     shape, tensors = source.shape, source.tensors
-    if shape != artefact.config:
+    if _without_ids(shape) != _without_ids(artefact.config):
         raise ArtefactError(
             f"{config.artefact} was exported from a model of another shape than {config.against};"
             " give the checkpoint that it was made from"
+        )
+    if shape.eos_token_ids != artefact.config.eos_token_ids:
+        reporter.say(
+            f"{config.artefact} ends texts at the ids {artefact.config.eos_token_ids}, and the"
+            f" checkpoint at {shape.eos_token_ids}; export it again to have these"
         )
     if checkpoint.sha256 != artefact.manifest["source_sha256"]:
         reporter.say(f"{config.artefact} was exported from another checkpoint of the same shape")
@@ -314,6 +319,10 @@ def score_unmerged(checkpoint: Checkpoint, asked: Questions) -> list[GroupScore]
     config, tensors = checkpoint.config, checkpoint.state_dict()
     with _reference(checkpoint, config, tensors, asked.context) as runtime:
         return score(runtime, asked)
+
+
+def _without_ids(shape: ModelConfig) -> ModelConfig:
+    return replace(shape, bos_token_id=None, eos_token_ids=(), pad_token_id=None)
 
 
 @contextlib.contextmanager

@@ -33,8 +33,9 @@ def _largest(scales: Tensor) -> Tensor:
 
 
 def round_to_bytes(x: Tensor, scales: Tensor) -> Tensor:
-    """Return x as a cache of bytes gives it back; scales broadcast to x."""
-    return (x / scales).round_().clamp_(-LARGEST, LARGEST).mul_(scales)
+    """Return x as a cache of bytes gives it back; scales broadcast to x. Zero gives zero."""
+    divisors = torch.where(scales != 0, scales, torch.ones_like(scales))
+    return (x / divisors).round_().clamp_(-LARGEST, LARGEST).mul_(scales)
 
 
 # What is cut off: shares of the largest magnitude that the scale reaches.

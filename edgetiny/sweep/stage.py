@@ -70,7 +70,10 @@ class _Sweep:
         for shape in self._shapes:
             # What export refuses is said before anything is trained.
             plans(self._export(self._data, self._out), shape)
-        self._settings = config.as_json() | {"data_sha256": shards.sha256}
+        self._settings = config.as_json() | {
+            "data_sha256": shards.sha256,
+            "scored_windows": config.sequence_length,
+        }
 
     def run(self) -> SweepResult:
         """Train what is missing; keep the result up to date."""

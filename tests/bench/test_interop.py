@@ -8,6 +8,8 @@ import pytest
 import sentencepiece
 from interop.command import joined
 from interop.compare import compared, first_difference, first_unsaid, until_end, verdict
+from interop.loaders import Loader, Prompt
+from interop.measure import measured
 from interop.models import head_of, models
 from interop.page import loader_line
 
@@ -111,6 +113,26 @@ def test_a_line_names_what_is_not_explained() -> None:
     assert "NOT EXPLAINED" in line["texts"]
     other = same | {"diverges": True, "explained": False}
     assert "ANOTHER MODEL'S LOGITS" in loader_line([same, other])["texts"]
+
+
+@pytest.mark.parametrize(("precision", "is_fine"), [("fp32", False), ("int4", True)])
+def test_no_text_explains_another_models_logits(monkeypatch, tmp_path, precision, is_fine) -> None:
+    """A loader that gives the right text from logits that are off by 0.3 of their deviation."""
+    random = np.random.default_rng(0)
+    wanted = random.normal(size=(3, 50))
+    off = wanted + 0.3 * random.normal(size=wanted.shape)
+    loader = Loader("it", "gguf", lambda *_: [5, 6, 7], lambda *_: off)
+    monkeypatch.setattr("interop.measure.LOADERS", (loader,))
+    monkeypatch.setattr("interop.measure.promised_loaders", lambda folder: set())
+    prompt = Prompt(name="en", text="", ids=[1], wanted=[5, 6, 7], logits=wanted)
+    [row], _ = measured({"gguf": tmp_path}, prompt, precision, set())
+    assert row["first_difference"] is None
+    assert row["explained"] == is_fine
+    nothing = Loader("it", "gguf", lambda *_: [5, 6, 7], lambda *_: off * np.nan)
+    monkeypatch.setattr("interop.measure.LOADERS", (nothing,))
+    with np.errstate(invalid="ignore"):
+        [row], _ = measured({"gguf": tmp_path}, prompt, precision, set())
+    assert not row["explained"]
 
 
 def test_only_results_of_the_same_models_are_joined(tmp_path) -> None:

@@ -1,8 +1,12 @@
 """Which engines meet in which order, and how their speeds are counted."""
 
+from dataclasses import replace
+
 import pytest
 from peers.measure import (
     Cell,
+    Measurement,
+    Protocol,
     cells_of,
     decode_rate,
     near_the_best,
@@ -13,7 +17,8 @@ from peers.measure import (
     rate,
     shuffled,
 )
-from peers.settings import Setting
+from peers.settings import REFERENCE, Setting
+from peers.store import Store
 
 
 def setting(name: str, bits: int, batches: tuple[int, ...]) -> Setting:
@@ -78,3 +83,59 @@ def test_a_pass_sets_each_run_against_its_two_neighbours() -> None:
     speeds = [100.0, 190.0, 90.0, 170.0, 80.0]
     rows = [run(slot, ("ref", "row")[slot % 2], speed) for slot, speed in enumerate(speeds)]
     assert pass_ratio(rows, "ref") == pytest.approx(2.0)
+
+
+class Recorded(Measurement):
+    """Stores what would run, without the engines."""
+
+    def _run(self, cell, setting, phase, number, slot, new_tokens, attempt=None) -> None:
+        row = self._key(cell, setting, phase, number, slot, new_tokens, attempt)
+        self.store.add(row | {"tokens": 1.0, "seconds": 1.0})
+
+
+class Versions:
+    """What every setting stands on, as of now."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, str] = {}
+
+    def identity(self, setting: Setting) -> str:
+        return self.of.get(setting.name, "first")
+
+
+def test_a_round_is_attempted_again_whole_when_one_of_it_changed(tmp_path) -> None:
+    versions, cell = Versions(), Cell(model="A", batch=1, bits=8)
+    ours = replace(setting("ours", 8, (1,)), is_ours=True)
+    settings = [ours, setting("peer", 8, (1,))]
+    measured = Recorded(
+        Store(tmp_path / "runs.jsonl"),
+        Protocol(
+            new_tokens=4,
+            screen_tokens=2,
+            rounds=1,
+            keep_share=0.5,
+            keep_most=2,
+            threads=1,
+            limit_s=9.0,
+            retry=False,
+        ),
+        {},
+        versions,  # type: ignore[arg-type]
+        lambda line: None,
+    )
+    for each in settings:
+        measured._run(cell, each, "screen", 0, 0, 2)
+    measured.rounds([cell], settings)
+    measured.rounds([cell], settings)
+    assert len(measured.store.rows) == 2 + 3, "nothing is run twice"
+    versions.of["ours"] = "second"
+    measured._run(cell, ours, "screen", 0, 0, 2)
+    measured.rounds([cell], settings)
+    for each in (*settings, REFERENCE):
+        [row] = measured.find("round", cell, each)
+        assert row["attempt"] == 2
+    # Killed in the middle of the next: what it has is no whole round, and pairs with nothing.
+    measured._run(cell, settings[1], "round", 1, 0, 4, attempt=3)
+    assert measured.find("round", cell, ours) == []
+    measured.rounds([cell], settings)
+    assert {row["attempt"] for row in measured.find("round", cell, ours)} == {4}

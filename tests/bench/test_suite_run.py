@@ -94,11 +94,18 @@ def test_a_suite_keeps_what_it_has_and_goes_on(suite, tmp_path, capsys):
     assert main(["bench", *map(str, flags), "--json"]) == 0
     assert read_result(files["json"]) == [first, second]
 
-    # A row that is not valid is measured again.
-    edited(files["json"], 1, valid=False, doubts=["planted"])
+    # A row that is not valid, or of what lay in the folder before, is measured again; one that
+    # is not of this suite stays.
+    document = json.loads(files["json"].read_text())
+    doubtful = {"valid": False, "doubts": ["planted"]}
+    other = first | doubtful | {"model_filename": "another"}
+    document["rows"] = [first | {"model_sha256": "0" * 64}, second | doubtful, other]
+    files["json"].write_text(json.dumps(document))
     assert main(["bench", *map(str, flags), "--json"]) == 0
     again = read_result(files["json"])
-    assert again[0] == first
+    assert [row["model_filename"] for row in again] == ["deep", "shallow", "another"]
+    assert again[2] == other
+    assert "model_sha256" not in again[0]
     assert "planted" not in again[1]["doubts"]
     assert again[1]["samples_ns"] != second["samples_ns"]
 

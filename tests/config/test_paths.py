@@ -49,7 +49,6 @@ FILES = [
     (BenchConfig, "out", "source", {}),
     (BenchConfig, "csv", "suite", {}),
     (CompareConfig, "markdown", "second", {"first": "first.json"}),
-    (TokenizerMergeCountsConfig, "out", "counts", {}),
 ]
 
 
@@ -62,8 +61,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def made(config: type[Config], name: str, path: Path | str, given: dict[str, Any]) -> Config:
     """Return settings in which a path, or a list of one where there may be more, is given."""
-    is_list = (name == "counts" and config is TokenizerMergeCountsConfig) or name == "text"
-    return config.load(flags={name: [path] if is_list else path} | given)
+    return config.load(flags={name: [path] if name == "text" else path} | given)
 
 
 @pytest.mark.parametrize(("config", "name", "given"), FOLDERS)
@@ -151,3 +149,9 @@ def test_an_input_and_a_file_survive_the_command_line(
         assert main(words.split()) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
+
+
+def test_counts_are_added_to_a_file_of_counts(here: Path) -> None:
+    (here / "total.json").write_text("{}")
+    counts = (Path("total.json"), Path("day7.json"))
+    TokenizerMergeCountsConfig(counts=counts, out=Path("total.json"), overwrite=True)

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from edgetiny.config.data import DataBuildConfig
 from edgetiny.config.export import ExportConfig, VerifyConfig
 from edgetiny.config.tokenizer import TokenizerTrainConfig
+from edgetiny.console import Reporter
 from edgetiny.data.build import run as build
 from edgetiny.errors import ArtefactError, CheckFailed, CheckpointError, ConfigError, DataError
 from edgetiny.export.stage import run as export
@@ -86,6 +87,17 @@ def test_a_checkpoint_of_another_shape_is_refused(tiny_artefact, like_tiny):
     other = like_tiny(num_hidden_layers=3)
     with pytest.raises(ArtefactError, match="another shape"):
         run(VerifyConfig(artefact=tiny_artefact, against=other.path))
+
+
+def test_an_artefact_that_ends_texts_at_other_ids_is_verified_all_the_same(
+    tiny_artefact, tiny_checkpoint, tmp_path, capsys
+):
+    other = shutil.copytree(tiny_checkpoint.path, tmp_path / "other")
+    ends = [*tiny_checkpoint.config.eos_token_ids, 7]
+    (other / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    config = VerifyConfig(artefact=tiny_artefact, against=other)
+    assert run(config, Reporter()).passed
+    assert f"and the checkpoint at {tuple(ends)}" in capsys.readouterr().err
 
 
 def test_missing_folders_are_refused(tiny_artefact, tiny_checkpoint, tmp_path):

@@ -41,6 +41,11 @@ def test_a_channel_of_zeros_does_not_coarsen_its_layer():
     assert 0 < of_layer.item() < 0.01
 
 
+def test_a_channel_without_a_scale_stays_zero():
+    rounded = round_to_bytes(torch.tensor([[0.0, 0.5], [3.0, 0.5]]), torch.tensor([0.0, 0.25]))
+    assert rounded.tolist() == [[0.0, 0.5], [0.0, 0.5]]
+
+
 def test_a_layer_of_zeros_has_a_scale_all_the_same():
     scales = fit_scales(torch.zeros(1, 1, 5, 2), (0, 2))[:, :, 0]
     assert KVScales(scales, scales).per_layer()[0].tolist() == [1]
