@@ -7,7 +7,7 @@ against other shapes.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgetiny.checkpoint import ModelConfig, parameter_shapes
 from edgetiny.config.export import Kernel
@@ -25,6 +25,10 @@ _LAYER_BYTES: Mapping[Precision, int] = {"fp32": 5_000, "fp16": 6_360, "int8": 7
 _EXPANSION_BYTES = 3_630
 PROCESS_BYTES = 210_000_000
 """Anonymous memory of a process with Python, torch, onnxruntime and a session, less the weights."""
+EXECUTORCH_PROCESS_BYTES = 327_000_000
+"""The same with ExecuTorch's Python runtime and its operators."""
+# Of a program beyond what an ONNX graph takes, as ExecuTorch 1.5 writes ours.
+_PROGRAM_LAYER_BYTES = 19_000
 # What the kernels reach of reading the weights at the device's bandwidth, and, of channels for a
 # batch, of the rate of a large product: 20 rows are few.
 _REACHED: Mapping[Precision, float] = {"fp32": 0.75, "fp16": 0.75, "int8": 0.6, "int4": 0.5}
@@ -110,6 +114,24 @@ def file_bytes(lowering: Lowering, shape: ModelConfig, *, pads_heads: bool = Tru
     if (lowering.precision, lowering.kernel) == ("int4", "dynamic"):
         graph += _EXPANSION_BYTES * (4 * shape.num_hidden_layers + 1)
     return stored + tables + graph
+
+
+def program_bytes(lowering: Lowering, shape: ModelConfig) -> int:
+    """Return the bytes of an ExecuTorch program, within 3% of what is written."""
+    # XNNPACK keeps the data of a tied head apart; products of fp16 are outside of it.
+    tied = shape.tie_word_embeddings and lowering.precision == "fp16"
+    stored = file_bytes(lowering, replace(shape, tie_word_embeddings=tied), pads_heads=False)
+    if lowering.precision == "int4":  # the table's scales are fp32
+        stored += 2 * shape.vocab_size * math.ceil(shape.hidden_size / lowering.block_size)
+    return stored + _PROGRAM_LAYER_BYTES * shape.num_hidden_layers
+
+
+def program_held_bytes(lowering: Lowering, shape: ModelConfig) -> int:
+    """Return the memory of a program's weights, cache and logits at full context.
+
+    The table's rows are gathered from the file, which is mapped: only the head is held.
+    """
+    return held_bytes(lowering, replace(shape, tie_word_embeddings=True))
 
 
 def held_bytes(lowering: Lowering, shape: ModelConfig) -> int:

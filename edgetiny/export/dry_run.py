@@ -1,6 +1,6 @@
 """What an export would give, by arithmetic alone: sizes, memory, speed limits and refusals."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,15 @@ from edgetiny.export.gguf_shape import gguf_bytes
 from edgetiny.export.package import open_tokenizer
 from edgetiny.export.plan import Plan, candidates, is_proven, require
 from edgetiny.files import TOKENIZER_FILES
-from edgetiny.forecast import PROCESS_BYTES, Lowering, file_bytes, held_bytes
+from edgetiny.forecast import (
+    EXECUTORCH_PROCESS_BYTES,
+    PROCESS_BYTES,
+    Lowering,
+    file_bytes,
+    held_bytes,
+    program_bytes,
+    program_held_bytes,
+)
 from edgetiny.tokenizer import Tokenizer
 
 # The paper's protocol, at which `bench` measures too.
@@ -101,21 +109,21 @@ def model_bytes(plan: Plan, shape: ModelConfig, tokenizer: Tokenizer | None) -> 
     """Return the bytes of a plan's files, within 3% of what is written."""
     if plan.format == "gguf":
         return gguf_bytes(shape, plan.precision, tokenizer)
-    return file_bytes(_lowering(plan), _as_stored(plan, shape), pads_heads=plan.format == "onnx")
+    if plan.format == "executorch":
+        return program_bytes(_lowering(plan), shape)
+    return file_bytes(_lowering(plan), shape)
 
 
 def ram_bytes(plan: Plan, shape: ModelConfig) -> int:
     """Return the anonymous memory that decoding a whole batch at full context peaks at.
 
-    Of formats whose process was not measured it is weights, cache and logits alone.
+    It is that of our runtimes' processes, what Python holds included. Of GGUF, whose process is
+    llama.cpp's, it is weights, cache and logits alone.
     """
-    process = PROCESS_BYTES if plan.format == "onnx" else 0
-    return held_bytes(_lowering(plan), _as_stored(plan, shape)) + process
-
-
-def _as_stored(plan: Plan, shape: ModelConfig) -> ModelConfig:
-    """Return the shape as a file has it: XNNPACK keeps a tied head as data of its own."""
-    return replace(shape, tie_word_embeddings=False) if plan.format == "executorch" else shape
+    lowering = _lowering(plan)
+    if plan.format == "executorch":
+        return EXECUTORCH_PROCESS_BYTES + program_held_bytes(lowering, shape)
+    return held_bytes(lowering, shape) + (PROCESS_BYTES if plan.format == "onnx" else 0)
 
 
 def _lowering(plan: Plan) -> Lowering:

@@ -133,10 +133,15 @@ def test_a_program_answers_as_the_decoder_does(tmp_path, precision, batch, layou
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_forecast_counts_a_tied_table_twice(tmp_path, tied):
-    config = replace(CONFIG, vocab_size=20_000, hidden_size=96, tie_word_embeddings=tied)
-    _, weights = weights_of(config, "int8")
-    plan = replace(PLAN, precision="int8", kernel="dynamic")
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_the_forecast_counts_a_tied_table_as_often_as_it_is_stored(tmp_path, precision, tied):
+    config = replace(CONFIG, vocab_size=40_000, hidden_size=96, tie_word_embeddings=tied)
+    _, weights = weights_of(config, precision)
+    plan = replace(PLAN, precision=precision)
+    if precision == "int8":
+        plan = replace(plan, kernel="dynamic")
+    if precision == "int4":
+        plan = replace(plan, block_size=32)
     lowered = lower_executorch(tmp_path, weights, plan, lambda *_, **__: None)
     written = (tmp_path / lowered.files[0]).stat().st_size
     assert model_bytes(plan, config, None) == pytest.approx(written, rel=0.03)
