@@ -60,7 +60,7 @@ def test_text_that_cannot_be_read_is_missed_before_anything_is_asked(int4, tmp_p
         run(replace(int4, calibration_text=tmp_path / "typo.txt"), heard)
     short = tmp_path / "short.txt"
     short.write_text("a few words")
-    with pytest.raises(DataError, match="less than the .* of one window"):
+    with pytest.raises(DataError, match=r"less than the .* of one window"):
         run(replace(int4, calibration_text=short), heard)
     assert heard.tasks == []
 
