@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             new_tokens=options.new_tokens,
             screen_tokens=options.screen_tokens,
             rounds=options.rounds,
+            pass_runs=options.pass_runs,
             keep_share=options.keep_share,
             keep_most=options.keep_most,
             threads=threads,

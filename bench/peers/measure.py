@@ -20,7 +20,6 @@ from peers.store import Store
 
 PROMPT_TOKENS = 2
 WARM_UP_TOKENS = 16
-_PASS_SLOTS = 7  # reference, row, reference, row, ..., reference
 _VOCABULARY_STEP = 7919  # prime, so that prompts differ in every row
 
 Row = dict[str, Any]
@@ -41,11 +40,15 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Protocol:
-    """How much is generated, how often, and how near the best peer the contestants are."""
+    """How much is generated, how often, and how near the best peer the contestants are.
+
+    pass_runs: of a row of ours in one pass of the question whether its figure repeats.
+    """
 
     new_tokens: int
     screen_tokens: int
     rounds: int
+    pass_runs: int
     keep_share: float
     keep_most: int
     threads: int
@@ -120,12 +123,15 @@ class Measurement:
         for number in range(1, passes + 1):
             for cell in cells:
                 for setting in (each for each in of_cell(cell, settings) if each.is_ours):
-                    for slot in range(_PASS_SLOTS):
+                    for slot in range(pass_slots(self.protocol.pass_runs)):
                         which = setting if slot % 2 else REFERENCE
                         self._say(f"pass {number}: {cell.name}: {which.name}")
-                        # The reference runs of one row are no other row's.
-                        phase = f"stability {setting.name}"
+                        phase = self.stability_phase(setting)
                         self._run(cell, which, phase, number, slot, self.protocol.new_tokens)
+
+    def stability_phase(self, setting: Setting) -> str:
+        """Return the phase of a row's passes: the reference runs in them are no other row's."""
+        return f"stability {setting.name} {self.protocol.pass_runs}"
 
     def find(self, phase: str, cell: Cell, setting: Setting) -> list[Row]:
         """Return the stored runs of a setting as it was last measured, with as many tokens as now.
@@ -271,7 +277,12 @@ def decode_rate(row: Mapping[str, Any]) -> float:
     return float(decoded) / float(row["seconds"] - row["first_token_seconds"])
 
 
-def pass_ratios(rows: Sequence[Mapping[str, Any]], reference: str) -> list[float]:
+def pass_slots(pass_runs: int) -> int:
+    """Return how many runs a pass has: reference, row, reference, row, ..., reference."""
+    return 2 * pass_runs + 1
+
+
+def pass_ratios(rows: Sequence[Mapping[str, Any]], reference: str, pass_runs: int) -> list[float]:
     """Return `pass_ratio` of each pass that is complete; one that was killed or failed has none."""
     passes: dict[int, dict[int, Mapping[str, Any]]] = {}
     for row in rows:
@@ -280,7 +291,7 @@ def pass_ratios(rows: Sequence[Mapping[str, Any]], reference: str) -> list[float
     return [
         pass_ratio(list(slots.values()), reference)
         for _, slots in sorted(passes.items())
-        if len(slots) == _PASS_SLOTS
+        if len(slots) == pass_slots(pass_runs)
     ]
 
 

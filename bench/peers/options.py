@@ -23,6 +23,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--bits", type=int, action="append", choices=BITS, help="repeat for more (default: 8, 4)")
     add("--engines", type=_list, help="parts of the names of peers to run (default: all)")
     add("--rounds", type=int, default=5)
+    add("--pass-runs", type=int, default=9, help="of a row of ours in a pass of --stability")
     add("--new-tokens", type=int, default=510)
     add("--screen-tokens", type=int, default=254)
     add("--keep-share", type=float, default=0.7, help="of the best peer, to be in the rounds")

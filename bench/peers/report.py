@@ -90,8 +90,8 @@ def report(
         "screening_note": _screening_note(measurement),
         "screening": screening,
         "stability_note": (
-            "Separate passes that ran to their end; in each, three runs of the row between four of"
-            " the reference program."
+            "Separate passes that ran to their end; in each, runs of the row"
+            f" ({measurement.protocol.pass_runs}) took turns with runs of the reference program."
             " A ratio is the median of the row's speed over the mean of its two neighbours."
         ),
         "stability": stability,
@@ -154,9 +154,9 @@ def _stability(
 ) -> list[dict[str, Any]]:
     found = []
     for setting in (each for each in of_cell(cell, settings) if each.is_ours):
-        phase = f"stability {setting.name}"
+        phase = measurement.stability_phase(setting)
         runs = [row for each in (setting, REFERENCE) for row in measurement.find(phase, cell, each)]
-        ratios = pass_ratios(runs, REFERENCE.name)
+        ratios = pass_ratios(runs, REFERENCE.name, measurement.protocol.pass_runs)
         if len(ratios) > 1:
             apart = max(ratios) / min(ratios) - 1
             found.append(

@@ -71,8 +71,8 @@ def test_a_pass_that_was_killed_or_failed_is_left_out() -> None:
     killed = [run(2, 0), run(3, 0), run(3, 1), run(3, 2)]
     failed = [run(4, slot) for slot in range(6)]
     failed.append({"round": 4, "slot": 6, "setting": "ref", "error": "ended with code 1"})
-    assert pass_ratios([*killed, *whole, *failed], "ref") == [2.0]
-    assert pass_ratios(killed, "ref") == []
+    assert pass_ratios([*killed, *whole, *failed], "ref", 3) == [2.0]
+    assert pass_ratios(killed, "ref", 3) == []
 
 
 def test_a_pass_sets_each_run_against_its_two_neighbours() -> None:
@@ -113,6 +113,7 @@ def test_a_round_is_attempted_again_whole_when_one_of_it_changed(tmp_path) -> No
             new_tokens=4,
             screen_tokens=2,
             rounds=1,
+            pass_runs=1,
             keep_share=0.5,
             keep_most=2,
             threads=1,
