@@ -38,6 +38,8 @@ class GenerateConfig(Config):
             raise ConfigError("--format names the runtime of an artefact; leave --runtime out")
         if "" in self.stop:
             raise ConfigError("--stop must not be empty: every reply would end at once")
+        if not self.temperature and (self.seed or self.top_p < 1):
+            raise ConfigError("--top-p and --seed are for sampling; add --temperature, such as 0.8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

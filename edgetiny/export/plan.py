@@ -33,7 +33,7 @@ class Plan:
 
     layout: what a graph takes and gives; of executorch `portable` is without custom operations.
     kernel: of int8 and int4 linears: blocks of weights, or int8 per output channel with activations
-    quantized per token.
+    quantized per call (in ExecuTorch per token).
     batch: the batch class: 1 is the latency plan, N > 1 the throughput plan. ONNX graphs stay
     dynamic in batch; ExecuTorch is static.
     block_size: weights that share a scale; 0 where none or a whole output channel does.

@@ -53,7 +53,11 @@ class Engine:
 
 
 class Runtime(Protocol):
-    """One model, loaded. A sequence of a batch gives the same ids as it would alone."""
+    """One model, loaded. A sequence of a batch gives the same ids as it would alone.
+
+    Not quite so in ONNX graphs of the `dynamic` kernel: one scale of activations serves a whole
+    call, so near ties may fall otherwise.
+    """
 
     path: Path
     config: ModelConfig

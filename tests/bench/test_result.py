@@ -69,6 +69,12 @@ def test_a_row_follows_the_schema_and_has_llama_benchs_fields(make_checkpoint):
     assert rows[1]["text_bytes_per_s_summed"] == 4 * rows[1]["tok_per_s_summed"]["median"]
 
 
+def test_an_artefact_of_four_bits_follows_the_schema_too(make_checkpoint):
+    # What `_of_plan` says of such a plan (test_subject.py).
+    row = row_of(make_checkpoint()) | {"precision": "int4", "held_precision": "int4"}
+    jsonschema.validate(BenchResult([row], None).document(), SCHEMA)
+
+
 @pytest.mark.parametrize("broken", [{"valid": "yes"}, {"mystery": 1}, {"n_gen": 1}])
 def test_the_schema_refuses_what_is_no_row(make_checkpoint, broken):
     rows = [row_of(make_checkpoint()) | broken]
