@@ -39,14 +39,9 @@ class Converted:
         return self._work / "converted" / model / setting.conversion
 
     def identity(self, setting: Setting) -> str:
-        """Return a hash of the setting with what it stands on: pins, or our own code."""
-        pins = REQUIREMENTS / f"{setting.environment}.txt"
-        ground = pins.read_text(encoding="utf-8") if pins.is_file() else ""
-        if setting.is_ours:
-            ground = self._running
-        elif setting.engine == "reference":
-            ground = code_digest(_ENGINES, (f"{setting.engine}.py",))
-        return hashlib.sha256(f"{setting.identity}\n{ground}".encode()).hexdigest()[:12]
+        """Return a hash of the setting with what it stands on: pins, engine's code or our own."""
+        ground = self._running if setting.is_ours else ""
+        return _digest(setting.identity, ground, _foundation(setting))
 
     def prepare(
         self,
@@ -118,8 +113,19 @@ class Converted:
     def _made_by(self, setting: Setting) -> str:
         """Return a hash of what the files depend on: settings of one conversion share it."""
         ground = self._lowering if setting.is_ours else ""
-        facts = [setting.engine, setting.conversion, dict(setting.convert), setting.padded, ground]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+        facts = [setting.conversion, dict(setting.convert), setting.padded]
+        return _digest(json.dumps(facts, sort_keys=True), ground, _foundation(setting))
+
+
+def _foundation(setting: Setting) -> str:
+    """Return what every setting stands on: its environment's pins and its engine's file here."""
+    pins = REQUIREMENTS / f"{setting.environment}.txt"
+    engine = code_digest(_ENGINES, (f"{setting.engine}.py",))
+    return engine + (pins.read_text(encoding="utf-8") if pins.is_file() else "")
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def size_on_disk(folder: Path, patterns: tuple[str, ...]) -> int:

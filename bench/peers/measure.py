@@ -9,12 +9,13 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from peers.call import call
 from peers.conversion import Converted
+from peers.intervals import paired_ratio
 from peers.settings import REFERENCE, Setting
 from peers.store import Store
 
@@ -89,16 +90,9 @@ class Measurement:
         for number in range(1, self.protocol.rounds + 1):
             for cell in shuffled(cells, f"cells {number}"):
                 chosen = self.contestants(cell, settings)
-                if not chosen:
-                    continue
-                all_of_it = [*chosen, REFERENCE]
-                last = self._last_attempt(cell, number)
-                if all(self._has(cell, each, number, last) for each in all_of_it):
-                    continue
-                for setting in shuffled(all_of_it, f"{cell.name} {number}"):
-                    self._say(f"round {number}: {cell.name}: {setting.name}")
-                    tokens = self.protocol.new_tokens
-                    self._run(cell, setting, "round", number, 0, tokens, attempt=last + 1)
+                if chosen:
+                    order = shuffled([*chosen, REFERENCE], f"{cell.name} {number}")
+                    self._together(cell, "round", number, [(0, each) for each in order])
 
     def contestants(self, cell: Cell, settings: Sequence[Setting]) -> list[Setting]:
         """Return ours and the peers near the best, by the screening; none if none of ours runs."""
@@ -119,15 +113,16 @@ class Measurement:
         return [*ours, *peers] if ours else []
 
     def stability(self, cells: Sequence[Cell], settings: Sequence[Setting], passes: int) -> None:
-        """Run ours between runs of the reference program, three times over, in separate passes."""
+        """Run ours between runs of the reference program, in separate passes.
+
+        A pass that was left half way is run again from its beginning, as a round is.
+        """
         for number in range(1, passes + 1):
             for cell in cells:
                 for setting in (each for each in of_cell(cell, settings) if each.is_ours):
-                    for slot in range(pass_slots(self.protocol.pass_runs)):
-                        which = setting if slot % 2 else REFERENCE
-                        self._say(f"pass {number}: {cell.name}: {which.name}")
-                        phase = self.stability_phase(setting)
-                        self._run(cell, which, phase, number, slot, self.protocol.new_tokens)
+                    slots = range(pass_slots(self.protocol.pass_runs))
+                    runs = [(slot, setting if slot % 2 else REFERENCE) for slot in slots]
+                    self._together(cell, self.stability_phase(setting), number, runs)
 
     def stability_phase(self, setting: Setting) -> str:
         """Return the phase of a row's passes: the reference runs in them are no other row's."""
@@ -148,27 +143,41 @@ class Measurement:
             and (row["setting"], row["new_tokens"]) == (setting.name, new_tokens)
         ]
         found = [row for row in found if row["identity"] == found[-1]["identity"]]
-        if phase != "round":
+        if phase == "screen":
             return found
-        last = {row["round"]: self._last_attempt(cell, row["round"]) for row in found}
+        last = {row["round"]: self._last_attempt(cell, phase, row["round"]) for row in found}
         return [row for row in found if row.get("attempt", 0) == last[row["round"]]]
 
-    def _last_attempt(self, cell: Cell, number: int) -> int:
-        """Return which attempt at a round of a cell was the last; 0 if there was none."""
+    def _together(
+        self, cell: Cell, phase: str, number: int, runs: Sequence[tuple[int, Setting]]
+    ) -> None:
+        """Run settings (slot, setting) one after another, unless the last attempt has them all."""
+        last = self._last_attempt(cell, phase, number)
+        if all(self._has(cell, phase, number, slot, each, last) for slot, each in runs):
+            return
+        for slot, setting in runs:
+            self._say(f"{phase} {number}: {cell.name}: {setting.name}")
+            tokens = self.protocol.new_tokens
+            self._run(cell, setting, phase, number, slot, tokens, attempt=last + 1)
+
+    def _last_attempt(self, cell: Cell, phase: str, number: int) -> int:
+        """Return which attempt at a round or pass of a cell was the last; 0 if there was none."""
         return max(
             (
                 row.get("attempt", 0)
                 for row in self.store.rows
-                if (row["phase"], row.get("round")) == ("round", number)
+                if (row["phase"], row.get("round")) == (phase, number)
                 and (row["model"], row["batch"], row["bits"]) == (cell.model, cell.batch, cell.bits)
                 and row["new_tokens"] == self.protocol.new_tokens
             ),
             default=0,
         )
 
-    def _has(self, cell: Cell, setting: Setting, number: int, attempt: int) -> bool:
+    def _has(
+        self, cell: Cell, phase: str, number: int, slot: int, setting: Setting, attempt: int
+    ) -> bool:
         tokens = self.protocol.new_tokens
-        row = self._key(cell, setting, "round", number, 0, tokens, attempt)
+        row = self._key(cell, setting, phase, number, slot, tokens, attempt)
         return self.store.has(row, retry=self.protocol.retry)
 
     def _key(
@@ -282,29 +291,25 @@ def pass_slots(pass_runs: int) -> int:
     return 2 * pass_runs + 1
 
 
-def pass_ratios(rows: Sequence[Mapping[str, Any]], reference: str, pass_runs: int) -> list[float]:
+def pass_ratios(rows: Sequence[Mapping[str, Any]], pass_runs: int) -> list[float]:
     """Return `pass_ratio` of each pass that is complete; one that was killed or failed has none."""
     passes: dict[int, dict[int, Mapping[str, Any]]] = {}
     for row in rows:
         if "error" not in row:
             passes.setdefault(row["round"], {})[row["slot"]] = row
     return [
-        pass_ratio(list(slots.values()), reference)
+        pass_ratio(list(slots.values()))
         for _, slots in sorted(passes.items())
         if len(slots) == pass_slots(pass_runs)
     ]
 
 
-def pass_ratio(rows: Sequence[Mapping[str, Any]], reference: str) -> float:
+def pass_ratio(rows: Sequence[Mapping[str, Any]]) -> float:
     """Return a row over the reference program, from runs that took turns (slots 0, 1, 2, ...).
 
-    Each run of the row is set against the mean of the reference runs before and after it.
+    Each run of the row is set against the mean of the reference runs before and after it; the
+    estimate is that of the tables, which needs fewer runs than a median.
     """
-    by_slot = {row["slot"]: rate(row) for row in rows}
-    named = {row["slot"]: row["setting"] for row in rows}
-    ratios = [
-        2 * speed / (by_slot[slot - 1] + by_slot[slot + 1])
-        for slot, speed in by_slot.items()
-        if named[slot] != reference and {slot - 1, slot + 1} <= by_slot.keys()
-    ]
-    return median(ratios)
+    speeds = [rate(row) for row in sorted(rows, key=lambda row: row["slot"])]
+    beside = [(before + after) / 2 for before, after in pairwise(speeds[::2])]
+    return paired_ratio(speeds[1::2], beside)[0].ratio

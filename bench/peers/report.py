@@ -92,7 +92,8 @@ def report(
         "stability_note": (
             "Separate passes that ran to their end; in each, runs of the row"
             f" ({measurement.protocol.pass_runs}) took turns with runs of the reference program."
-            " A ratio is the median of the row's speed over the mean of its two neighbours."
+            " A ratio is the signed-rank estimate of the row's speed over the mean of its two"
+            " neighbours."
         ),
         "stability": stability,
         "settings": [_described(each, converted, cells) for each in settings],
@@ -156,7 +157,7 @@ def _stability(
     for setting in (each for each in of_cell(cell, settings) if each.is_ours):
         phase = measurement.stability_phase(setting)
         runs = [row for each in (setting, REFERENCE) for row in measurement.find(phase, cell, each)]
-        ratios = pass_ratios(runs, REFERENCE.name, measurement.protocol.pass_runs)
+        ratios = pass_ratios(runs, measurement.protocol.pass_runs)
         if len(ratios) > 1:
             apart = max(ratios) / min(ratios) - 1
             found.append(

@@ -74,6 +74,7 @@ def request(**changes: object) -> dict[str, object]:
     } | changes
 
 
+@pytest.mark.slow  # the program runs for four seconds
 def test_a_process_answers_with_times_memory_and_versions() -> None:
     answer = call(Path(sys.executable), request(), limit_s=120)
     assert answer["tokens"] == 4

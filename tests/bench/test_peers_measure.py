@@ -1,6 +1,7 @@
 """Which engines meet in which order, and how their speeds are counted."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from peers.measure import (
@@ -71,8 +72,8 @@ def test_a_pass_that_was_killed_or_failed_is_left_out() -> None:
     killed = [run(2, 0), run(3, 0), run(3, 1), run(3, 2)]
     failed = [run(4, slot) for slot in range(6)]
     failed.append({"round": 4, "slot": 6, "setting": "ref", "error": "ended with code 1"})
-    assert pass_ratios([*killed, *whole, *failed], "ref", 3) == [2.0]
-    assert pass_ratios(killed, "ref", 3) == []
+    assert pass_ratios([*killed, *whole, *failed], 3) == [2.0]
+    assert pass_ratios(killed, 3) == []
 
 
 def test_a_pass_sets_each_run_against_its_two_neighbours() -> None:
@@ -82,7 +83,7 @@ def test_a_pass_sets_each_run_against_its_two_neighbours() -> None:
     # The machine slows down all the while; the row stays twice as fast as the reference.
     speeds = [100.0, 190.0, 90.0, 170.0, 80.0]
     rows = [run(slot, ("ref", "row")[slot % 2], speed) for slot, speed in enumerate(speeds)]
-    assert pass_ratio(rows, "ref") == pytest.approx(2.0)
+    assert pass_ratio(rows) == pytest.approx(2.0)
 
 
 class Recorded(Measurement):
@@ -103,12 +104,13 @@ class Versions:
         return self.of.get(setting.name, "first")
 
 
-def test_a_round_is_attempted_again_whole_when_one_of_it_changed(tmp_path) -> None:
-    versions, cell = Versions(), Cell(model="A", batch=1, bits=8)
-    ours = replace(setting("ours", 8, (1,)), is_ours=True)
-    settings = [ours, setting("peer", 8, (1,))]
-    measured = Recorded(
-        Store(tmp_path / "runs.jsonl"),
+CELL = Cell(model="A", batch=1, bits=8)
+OURS = replace(setting("ours", 8, (1,)), is_ours=True)
+
+
+def recorded(folder: Path, versions: Versions) -> Recorded:
+    return Recorded(
+        Store(folder / "runs.jsonl"),
         Protocol(
             new_tokens=4,
             screen_tokens=2,
@@ -124,19 +126,39 @@ def test_a_round_is_attempted_again_whole_when_one_of_it_changed(tmp_path) -> No
         versions,  # type: ignore[arg-type]
         lambda line: None,
     )
+
+
+def test_a_round_is_attempted_again_whole_when_one_of_it_changed(tmp_path) -> None:
+    versions = Versions()
+    settings, measured = [OURS, setting("peer", 8, (1,))], recorded(tmp_path, versions)
     for each in settings:
-        measured._run(cell, each, "screen", 0, 0, 2)
-    measured.rounds([cell], settings)
-    measured.rounds([cell], settings)
+        measured._run(CELL, each, "screen", 0, 0, 2)
+    measured.rounds([CELL], settings)
+    measured.rounds([CELL], settings)
     assert len(measured.store.rows) == 2 + 3, "nothing is run twice"
     versions.of["ours"] = "second"
-    measured._run(cell, ours, "screen", 0, 0, 2)
-    measured.rounds([cell], settings)
+    measured._run(CELL, OURS, "screen", 0, 0, 2)
+    measured.rounds([CELL], settings)
     for each in (*settings, REFERENCE):
-        [row] = measured.find("round", cell, each)
+        [row] = measured.find("round", CELL, each)
         assert row["attempt"] == 2
     # Killed in the middle of the next: what it has is no whole round, and pairs with nothing.
-    measured._run(cell, settings[1], "round", 1, 0, 4, attempt=3)
-    assert measured.find("round", cell, ours) == []
-    measured.rounds([cell], settings)
-    assert {row["attempt"] for row in measured.find("round", cell, ours)} == {4}
+    measured._run(CELL, settings[1], "round", 1, 0, 4, attempt=3)
+    assert measured.find("round", CELL, OURS) == []
+    measured.rounds([CELL], settings)
+    assert {row["attempt"] for row in measured.find("round", CELL, OURS)} == {4}
+
+
+def test_a_pass_is_run_again_whole_when_ours_changed_or_it_was_killed(tmp_path) -> None:
+    versions = Versions()
+    measured = recorded(tmp_path, versions)
+    measured.stability([CELL], [OURS], passes=2)
+    measured.stability([CELL], [OURS], passes=2)
+    assert len(measured.store.rows) == 2 * 3, "nothing is run twice"
+    versions.of["ours"] = "second"
+    phase = measured.stability_phase(OURS)
+    measured._run(CELL, REFERENCE, phase, 1, 0, 4, attempt=2)  # and is killed after that
+    measured.stability([CELL], [OURS], passes=2)
+    for each, times in ((OURS, 1), (REFERENCE, 2)):
+        attempts = [row["attempt"] for row in measured.find(phase, CELL, each)]
+        assert attempts == [3] * times + [2] * times

@@ -1,9 +1,11 @@
 """Rows: ours from a recipe, the peers' by name; what decides a measurement decides its identity."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from peers.conversion import Converted
 from peers.environments import REQUIREMENTS, processor_options
 from peers.settings import ours_setting, peer_settings
 
@@ -75,3 +77,23 @@ def test_llama_cpp_is_built_for_the_processor_without_amx() -> None:
     assert processor_options("flags\t\t: fpu avx2 fma\n") == ["-DGGML_NATIVE=ON"]
     options = processor_options("model name\t: X\nflags\t\t: avx2 avx512f amx_tile amx_int8\n")
     assert options == ["-DGGML_NATIVE=OFF", "-DGGML_AVX2=ON", "-DGGML_AVX512=ON"]
+
+
+def test_other_pins_are_another_measurement_and_ask_for_another_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pins = tmp_path / "pins"
+    pins.mkdir()
+    monkeypatch.setattr("peers.conversion.REQUIREMENTS", pins)
+    converted = Converted(tmp_path, threads=1, limit_s=9.0)
+    row = peer_settings(tmp_path, tmp_path)[0]
+    (pins / f"{row.environment}.txt").write_text("engine==1\n", encoding="utf-8")
+    before = converted.identity(row)
+    folder = converted.folder("A", row)
+    folder.mkdir(parents=True)
+    done = {"identity": converted._made_by(row), "seconds": 1.0}
+    (folder / "prepared.json").write_text(json.dumps(done), encoding="utf-8")
+    assert converted.failure("A", row) is None
+    (pins / f"{row.environment}.txt").write_text("engine==2\n", encoding="utf-8")
+    assert converted.identity(row) != before
+    assert converted.failure("A", row) == "not converted"
