@@ -66,7 +66,7 @@ class Case:
         """Return what `row_key` returns of the row that this case comes to."""
         subject, protocol = self.subject, self.protocol
         return (
-            subject.sha256,
+            (subject.sha256, tuple(sorted(subject.shape.items()))),
             subject.name,
             subject.model_type,
             _ENGINES.get(subject.runtime, subject.runtime),
@@ -87,7 +87,7 @@ class Case:
 def row_key(row: Mapping[str, Any]) -> Key:
     """Return what identifies a row among those of a machine."""
     return (
-        row.get("model_sha256"),
+        (row.get("model_sha256"), tuple(sorted(row["model"].items()))),
         row["model_filename"],
         row["model_type"],
         row["runtime"],
@@ -218,6 +218,10 @@ def _design_that_fits(
     reporter: Reporter,
 ) -> Design:
     if device == "cuda":  # where the largest takes seconds
+        reporter.say(
+            f"no model given: random weights of {DESIGNS[0].name} ({DESIGNS[0].source}),"
+            f" {precisions[0]}; the largest"
+        )
         return DESIGNS[0]
     torch.set_num_threads(threads)
     with reporter.task("choosing a model that fits this machine"):

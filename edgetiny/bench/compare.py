@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from edgetiny.bench.interval import Interval, ratio_of_medians
+from edgetiny.bench.interval import Interval, ratio_of_samples, reached_by
 from edgetiny.bench.result import read_result
 from edgetiny.config.compare import CompareConfig
 from edgetiny.console import QUIET, Reporter
@@ -35,6 +36,8 @@ class RowComparison:
 
     A ratio without an interval is a number: that of one repeat on either side.
     decode_tok_per_s: more is better; ttft and peak_rss: less is better.
+    reached: the confidence that the repeats give an interval; is_sure: whether it is what was
+    asked for. Where it is less nothing is called faster or slower.
     """
 
     name: str
@@ -42,16 +45,35 @@ class RowComparison:
     ttft: Interval | float | None
     peak_rss: float | None
     n_repeats: tuple[int, int]
+    reached: float
+    is_sure: bool
+
+    @property
+    def differs(self) -> bool:
+        """Whether an interval leaves 1 out, at the confidence that was reached."""
+        found = (self.decode_tok_per_s, self.ttft)
+        return any(isinstance(each, Interval) and not each.is_tie for each in found)
 
     def cells(self) -> dict[str, Any]:
         """Return the row of a table."""
         return {
             "row": self.name,
-            "decode_tok_per_s": _cell(self.decode_tok_per_s, "faster", "slower"),
-            "ttft": _cell(self.ttft, "longer", "shorter"),
+            "decode_tok_per_s": self._cell(self.decode_tok_per_s, "faster", "slower"),
+            "ttft": self._cell(self.ttft, "longer", "shorter"),
             "peak_rss": "-" if self.peak_rss is None else f"{self.peak_rss:.3f}",
             "repeats": f"{self.n_repeats[0]} and {self.n_repeats[1]}",
         }
+
+    def _cell(self, found: Interval | float | None, more: str, less: str) -> str:
+        if found is None:
+            return "-"
+        if isinstance(found, float):
+            return f"{found:.3f}"
+        if found.is_tie:  # more so with more confidence
+            return f"{found.text} tie"
+        if not self.is_sure:
+            return f"{found.text} at {self.reached:.0%}"
+        return f"{found.text} {more if found.ratio > 1 else less}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,8 +95,9 @@ class CompareResult:
         shown: dict[str, Any] = {
             "first": self.first,
             "second": self.second,
-            "ratio": f"second over first; {self.confidence:.0%} bootstrap interval of the medians,"
-            " a tie if it includes 1; one value has none",
+            "ratio": "second over first, the median over all pairs of repeats;"
+            f" {self.confidence:.0%} interval of the rank sum test, a tie if it includes 1; one"
+            " value has none",
         }
         shown |= {"note": "; ".join(self.notes)} if self.notes else {}
         shown["compared"] = [row.cells() for row in self.rows]
@@ -105,13 +128,15 @@ def run(config: CompareConfig, reporter: Reporter = QUIET) -> CompareResult:
             " runtime, precision, device, batch and tokens have to be the same"
         )
     notes = _other_machines(config, [(first[key], second[key]) for key in shared])
+    rows = [_compare(key, first[key], second[key], config.confidence) for key in shared]
+    notes += _too_few(rows, config.confidence)
     notes += _doubtful(config.first, [row for key in shared for row in first[key]])
     notes += _doubtful(config.second, [row for key in shared for row in second[key]])
     result = CompareResult(
         first=str(config.first),
         second=str(config.second),
         confidence=config.confidence,
-        rows=[_compare(key, first[key], second[key], config.confidence) for key in shared],
+        rows=rows,
         only_first=[_name(key) for key in first if key not in second],
         only_second=[_name(key) for key in second if key not in first],
         notes=notes,
@@ -123,7 +148,10 @@ def run(config: CompareConfig, reporter: Reporter = QUIET) -> CompareResult:
 
 
 def _by_key(path: Path) -> dict[Key, list[Row]]:
-    """Return rows by what they measured; the same measured twice is more repeats of it."""
+    """Return rows by what they measured; the same measured twice is more repeats of it.
+
+    Raises DataError if two models of one kind would be taken for repeats of one.
+    """
     found: dict[Key, list[Row]] = {}
     for row in read_result(path):
         try:
@@ -133,6 +161,14 @@ def _by_key(path: Path) -> dict[Key, list[Row]]:
         except KeyError as error:
             raise DataError(f"a row of {path} lacks {error}; measure it again") from error
         found.setdefault(key, []).append(row)
+    for key, rows in found.items():
+        models = {(row["model_filename"], row.get("model_sha256")): row for row in rows}
+        if len(models) > 1:
+            names = " and ".join(row["model_filename"] for row in models.values())
+            raise DataError(
+                f"{path} has {names}, both {_name(key)}: they are no repeats of one another;"
+                " measure each into a file of its own"
+            )
     return found
 
 
@@ -182,16 +218,32 @@ def _doubtful(path: Path, rows: Sequence[Row]) -> list[str]:
     return [f"{len(bad)} of {len(rows)} rows of {path} are not valid ({why}): measure them again"]
 
 
+def _too_few(rows: Sequence[RowComparison], confidence: float) -> list[str]:
+    """Return a note if more repeats may tell a difference with the confidence: how many."""
+    few = [row for row in rows if not row.is_sure and row.differs]
+    if not few:
+        return []
+    enough = next(n for n in count(2) if reached_by(n, n) >= confidence)
+    return [
+        f"{len(few)} of {len(rows)} rows differ, by too few repeats for {confidence:.0%}: measure"
+        f" both sides with --repeats {enough} or more"
+    ]
+
+
 def _compare(
     key: Key, first: Sequence[Row], second: Sequence[Row], confidence: float
 ) -> RowComparison:
     peaks = [max(row["peak_rss_bytes"] or 0 for row in rows) for rows in (first, second)]
+    n_repeats = (_n_repeats(first), _n_repeats(second))
+    reached = reached_by(*n_repeats)
     return RowComparison(
         name=_name(key),
         decode_tok_per_s=_interval(decode_rates, first, second, confidence),
         ttft=_interval(ttfts, first, second, confidence),
         peak_rss=peaks[1] / peaks[0] if all(peaks) else None,
-        n_repeats=(_n_repeats(first), _n_repeats(second)),
+        n_repeats=n_repeats,
+        reached=reached,
+        is_sure=reached >= confidence,
     )
 
 
@@ -211,8 +263,8 @@ def _interval(
         if len(known) < len(rows):
             return None
         samples.append([value for each in known for value in each])
-    found = ratio_of_medians(samples[0], samples[1], confidence)
-    # One sample shows no spread: resampled, it would be as sure as can be.
+    found, _ = ratio_of_samples(samples[0], samples[1], confidence)
+    # One sample shows no spread.
     return found if min(map(len, samples)) > 1 else found.ratio
 
 
@@ -247,12 +299,3 @@ def _from_spread(found: Mapping[str, float], n_samples: int) -> list[float] | No
         return [middle - half, middle + half]
     low = (found["p10"] - 0.2 * middle) / 0.8
     return [low, middle, (found["p90"] - 0.2 * middle) / 0.8]
-
-
-def _cell(found: Interval | float | None, more: str, less: str) -> str:
-    if found is None:
-        return "-"
-    if isinstance(found, float):
-        return f"{found:.3f}"
-    word = "tie" if found.is_tie else more if found.ratio > 1 else less
-    return f"{found.text} {word}"

@@ -51,7 +51,7 @@ class _Baseline:
 
     name: str
     figures: Figures
-    step_ms: Mapping[int, list[float]]
+    step_ms: Mapping[int, list[list[float]]]
 
 
 def run(config: GateConfig, reporter: Reporter = QUIET) -> GateResult:
@@ -233,10 +233,7 @@ def _read_baseline(
         found = _Baseline(
             name=f"{path}: {document['head']}",
             figures={name: Figure.from_json(each) for name, each in document["figures"].items()},
-            step_ms={
-                row["batch"]: [value for each in row["samples_step_ms"]["head"] for value in each]
-                for row in document["speed"]
-            },
+            step_ms={row["batch"]: row["samples_step_ms"]["head"] for row in document["speed"]},
         )
     except KeyError as error:
         raise DataError(

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from edgetiny.bench.deterministic import Absent, Change, Figures
 from edgetiny.bench.gate_speed import SpeedRow
-from edgetiny.bench.interval import Interval, ratio_of_medians
+from edgetiny.bench.interval import Interval, clustered_ratio
 from edgetiny.bench.verdict import Verdict
 from edgetiny.config.compare import GateConfig
 from edgetiny.markdown import markdown_table
-from edgetiny.measure import spread
+from edgetiny.measure import median, spread
 
 SCHEMA_VERSION = 1
 
@@ -56,19 +56,21 @@ class SpeedLine:
         }
 
 
-def stored_line(row: SpeedRow, stored_ms: Sequence[float], config: GateConfig) -> SpeedLine:
-    """Return a row of head against itself, held against samples of another time if there are any.
+def stored_line(
+    row: SpeedRow, stored_ms: Sequence[Sequence[float]], config: GateConfig
+) -> SpeedLine:
+    """Return a row of head against itself, held against rounds of another time if there are any.
 
     Slower or faster than those is `inconclusive`: the machine may have changed in between.
     """
     if not stored_ms:
         return SpeedLine(row=row, base_step_ms=None, change=None, verdict=None)
-    now = [block.head for each in row.rounds for block in each]
-    change = ratio_of_medians(stored_ms, now, config.confidence)
+    now = [[block.head for block in each] for each in row.rounds]
+    change = clustered_ratio(stored_ms, now, config.confidence)
     is_within = change.low > 1.0 / (1.0 + config.margin) and change.high < 1.0 + config.margin
     return SpeedLine(
         row=row,
-        base_step_ms=spread(stored_ms).median,
+        base_step_ms=median([value for each in stored_ms for value in each]),
         change=change,
         verdict="same" if is_within else "inconclusive",
     )

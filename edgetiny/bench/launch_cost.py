@@ -111,7 +111,7 @@ def group_name(row: Row, rows: Sequence[Row]) -> str:
 
 
 def differing(row: Row, rows: Sequence[Row]) -> list[str]:
-    """Return a row's device, threads and lengths in words, each only where `rows` differ in it."""
+    """Return device, threads, lengths and repeats in words, each only where `rows` differ in it."""
     return [words(row) for words in _WORDS if len({words(each) for each in rows}) > 1]
 
 
@@ -119,4 +119,6 @@ _WORDS: tuple[Callable[[Row], str], ...] = (
     lambda row: str(row["device"]),
     lambda row: f"{row['n_threads']} threads",
     lambda row: f"{row['n_prompt']}+{row['n_gen']} tokens",
+    lambda row: f"{row['protocol']['repeats']} runs",
+    lambda row: f"{row['protocol'].get('sustained_minutes', 0):g} min sustained",
 )

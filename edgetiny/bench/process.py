@@ -26,7 +26,7 @@ def run_worker(
     """
     with tempfile.TemporaryFile() as printed:
         worker = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=printed,
@@ -81,7 +81,7 @@ def _how_it_ended(code: int, printed: IO[bytes]) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Return an environment in which the worker imports this very package."""
+    """Return an environment in which the worker (with -P) imports this very package."""
     here = str(Path(edgetiny.__file__).parents[1])
     path = os.environ.get("PYTHONPATH")
     return dict(os.environ) | {"PYTHONPATH": f"{here}{os.pathsep}{path}" if path else here}

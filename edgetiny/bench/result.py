@@ -146,7 +146,7 @@ def _what_and_where(
     environment: Environment,
     measured: Mapping[str, Any],
 ) -> dict[str, Any]:
-    engine, timings, config = measured["engine"], measured["timings"], subject.config
+    engine, timings = measured["engine"], measured["timings"]
     return {
         "source": subject.kind,
         "runtime": engine["name"],
@@ -155,16 +155,7 @@ def _what_and_where(
         "held_precision": subject.held_precision,
         "kv_dtype": engine["kv_dtype"],
         "versions": {"edgetiny": environment.edgetiny_version} | measured["versions"],
-        "model": {
-            "num_hidden_layers": config.num_hidden_layers,
-            "hidden_size": config.hidden_size,
-            "intermediate_size": config.intermediate_size,
-            "num_attention_heads": config.num_attention_heads,
-            "num_key_value_heads": config.num_key_value_heads,
-            "head_dim": config.head_dim,
-            "vocab_size": config.vocab_size,
-            "tie_word_embeddings": config.tie_word_embeddings,
-        },
+        "model": subject.shape,
         "protocol": {
             "sampling": "greedy",
             "stops_at_eos": False,

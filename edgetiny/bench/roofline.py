@@ -121,7 +121,7 @@ def bound_of(step: StepCost, step_s: float, peaks: Peaks) -> Bound:
 
 
 def gemm_dtype(precision: Precision, device: str) -> GemmDtype:
-    """Return which product bounds the arithmetic on weights held so; a CPU casts fp16 to fp32.
+    """Return which product bounds the arithmetic of this type; a CPU casts fp16 to fp32.
 
     int4 is multiplied as int8.
     """

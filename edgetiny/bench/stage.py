@@ -87,7 +87,7 @@ class _Bench:
     def row(self, case: Case, plan: Plan, number: str) -> dict[str, Any]:
         """Return one row, the machine's peaks read before and after it."""
         subject, protocol = case.subject, case.protocol
-        dtype = gemm_dtype(subject.held_precision, self._device)
+        dtype = gemm_dtype(subject.product_precision, self._device)
         before = self._peaks.before(dtype)
         cool = self._state()
         measured = self._measure(case, number)

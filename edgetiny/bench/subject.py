@@ -64,6 +64,28 @@ class Subject:
         return f"llama {config.num_hidden_layers}x{config.hidden_size} {self.precision}"
 
     @property
+    def shape(self) -> dict[str, int]:
+        """What decides the speed of a model: a row's `model`."""
+        config = self.config
+        return {
+            "num_hidden_layers": config.num_hidden_layers,
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "num_attention_heads": config.num_attention_heads,
+            "num_key_value_heads": config.num_key_value_heads,
+            "head_dim": config.head_dim,
+            "vocab_size": config.vocab_size,
+            "tie_word_embeddings": config.tie_word_embeddings,
+        }
+
+    @property
+    def product_precision(self) -> Precision:
+        """The type in which weights are multiplied: the graph runtime widens bytes to bf16."""
+        if self.runtime == "graph":
+            return compute_precision(self.held_precision)
+        return self.held_precision
+
+    @property
     def n_parameters(self) -> int:
         """Parameters, a tied table counted once."""
         return parameters(self.config).total

@@ -20,7 +20,7 @@ class CompareConfig(Config):
         False, "compare speeds of different machines too; otherwise refused"
     )
     confidence: float = setting(
-        0.95, "share of the bootstrap that an interval holds", minimum=0.5, maximum=0.999
+        0.95, "confidence of the intervals; few repeats reach less", minimum=0.5, maximum=0.999
     )
     markdown: Path | None = setting(None, "Markdown table to write", writes="file")
     overwrite: bool = setting(False, "replace --markdown if it exists")

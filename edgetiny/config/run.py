@@ -52,8 +52,7 @@ class EvalConfig(Config):
     tokens: int = setting(0, "most tokens to score per group; 0 means all", minimum=0)
     context: int | None = setting(
         None,
-        "tokens of a window; up to 512 of those the checkpoint was trained on, or of the artefact's"
-        " context, if not given",
+        "tokens of a window; up to 512 of those the model was trained on, if not given",
         minimum=2,
     )
     batch_size: int = setting(8, "windows at a time", minimum=1)

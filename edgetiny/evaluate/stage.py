@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgetiny.artefact import is_artefact
+from edgetiny.artefact import is_artefact, read_manifest
 from edgetiny.checkpoint import Checkpoint
 from edgetiny.checkpoint.hub import resolve
 from edgetiny.config.run import EvalConfig
@@ -42,14 +42,13 @@ def run(config: EvalConfig, reporter: Reporter = QUIET) -> Scores:
 
 
 def _usual_context(path: Path, runtime: Runtime, reporter: Reporter) -> int:
-    """Return up to 512 tokens of those that a checkpoint was trained on, and say how many.
-
-    An artefact does not say how long its model was trained: up to 512 of its context.
-    """
-    longest = runtime.capabilities.max_context
-    if not is_artefact(path):
-        longest = min(longest, trained_length(Checkpoint.open(path)))
-    context = min(_CONTEXT, longest)
+    """Return up to 512 tokens of those that the model was trained on, and say how many."""
+    if is_artefact(path):
+        # Files of before this key do not say.
+        trained = int(read_manifest(path).get("trained_length", _CONTEXT))
+    else:
+        trained = trained_length(Checkpoint.open(path))
+    context = min(_CONTEXT, runtime.capabilities.max_context, trained)
     reporter.say(f"scoring windows of {context} tokens; --context takes another length")
     return context
 

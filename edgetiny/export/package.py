@@ -13,6 +13,7 @@ from edgetiny.artefact import EXACT_SUMS, MANIFEST, SCHEMA_VERSION, UNHASHED, Mo
 from edgetiny.checkpoint import Checkpoint, ModelConfig, parameter_shapes
 from edgetiny.checkpoint.folder import GENERATION_FILE
 from edgetiny.checkpoint.write import generation_config
+from edgetiny.evaluate.window import trained_length
 from edgetiny.export.plan import Lowered, Plan, folder_of, is_proven
 from edgetiny.files import TOKENIZER_FILES, sha256_file, write_json
 from edgetiny.forecast import padded_head_dim
@@ -111,6 +112,7 @@ def write_manifest(
         "schema_version": SCHEMA_VERSION,
         "parameters": sum(math.prod(shape) for shape in parameter_shapes(config).values()),
         "source_sha256": checkpoint.sha256,
+        "trained_length": trained_length(checkpoint),
         **merge,
         "tokenizer_sha256": _tokenizer_sha256(checkpoint.path),
         "models": [asdict(model) for model in models],

@@ -1,8 +1,10 @@
 """What the processor's packages used up, where the kernel lets us read it (RAPL)."""
 
+import time
 from pathlib import Path
 
 _POWERCAP = Path("/sys/class/powercap")
+_MOST_WATTS = 1000.0  # of one package
 
 
 class EnergyMeter:
@@ -20,15 +22,23 @@ class EnergyMeter:
             and (span := _number(domain / "max_energy_range_uj")) is not None
         ]
         self._before: list[int] | None = None
+        self._started_s = 0.0
 
     def start(self) -> None:
         """Count from now."""
         self._before = self._read()
+        self._started_s = time.monotonic()
 
     def joules(self) -> float | None:
-        """Return the joules since `start`; None where they cannot be read, never zero."""
+        """Return the joules since `start`; None where they cannot be read, never zero.
+
+        None too after so long that a counter may have begun again more than once.
+        """
         before, now = self._before, self._read()
         if before is None or now is None:
+            return None
+        most_uj = 1e6 * _MOST_WATTS * (time.monotonic() - self._started_s)
+        if any(span < most_uj for _, span in self._domains):
             return None
         used = sum(
             (after - first) % (span + 1)  # the counter begins again at zero after `span`

@@ -1,11 +1,13 @@
 """The checkpoint itself as a runtime: the model as written, in torch. Every other is held to it."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgetiny.checkpoint import Checkpoint
 from edgetiny.errors import ConfigError
@@ -22,6 +24,8 @@ from edgetiny.runtimes.protocol import (
     check_step,
     in_row_groups,
 )
+
+_WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class EagerRuntime:
@@ -85,7 +89,8 @@ class EagerRuntime:
         cache = self._new_cache(len(tokens))
         self._is_started = True
         ids, counts = self._on_device(tokens), torch.from_numpy(lengths)
-        x = self.model.hidden(ids, cache.append(ids, counts))  # (B, T, D)
+        with self._attention():
+            x = self.model.hidden(ids, cache.append(ids, counts))  # (B, T, D)
         rows = torch.arange(len(x), device=self._device)
         last = x[rows, self._on_device(lengths - 1)]  # (B, D)
         return _as_numpy(self.model.lm_head(last))
@@ -111,9 +116,10 @@ class EagerRuntime:
     @torch.inference_mode()
     def _score(self, tokens: Ids) -> Floats:
         ids = self._on_device(tokens)
-        logits = self.model(ids)[:, :-1].float()  # (B, T - 1, V)
+        with self._attention():
+            logits = self.model(ids)[:, :-1].float()  # (B, T - 1, V)
         losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        return _as_numpy(-losses.view(len(ids), -1))
+        return _as_numpy(-losses.view(len(ids), ids.shape[1] - 1))
 
     def rewind(self, length: int) -> None:
         if self._cache is not None:
@@ -129,8 +135,15 @@ class EagerRuntime:
         check_step(tokens, held, self.config, self.capabilities.max_context)
         assert cache is not None
         ids = self._on_device(tokens)
-        logits: Tensor = self.model(ids, cache.append(ids))
+        with self._attention():
+            logits: Tensor = self.model(ids, cache.append(ids))
         return logits
+
+    def _attention(self) -> AbstractContextManager[None]:
+        """Leave cuDNN's attention out on CUDA: it plans anew for each length, tens of ms a step."""
+        if self._device.type != "cuda":
+            return nullcontext()
+        return sdpa_kernel(_WITHOUT_CUDNN)
 
     def _new_cache(self, batch: int) -> KVCache:
         """Return an empty cache for `batch` sequences; the memory of the last is used again."""

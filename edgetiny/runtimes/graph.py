@@ -215,7 +215,7 @@ class GraphRuntime:
         logits = self.decoder.head(self._prompt(tokens, room, room))[:, :-1].float()
         following = self._on_device(tokens[:, 1:]).flatten()
         losses = F.cross_entropy(logits.flatten(0, 1), following, reduction="none")
-        return _as_numpy(-losses.view(len(tokens), -1))
+        return _as_numpy(-losses.view(len(tokens), tokens.shape[1] - 1))
 
     def _on_device(self, ids: Ids) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(ids)).to(self._device)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from edgetiny.artefact import models_of, read_manifest
 from edgetiny.bench.cases import Plan, bench_device, check_cases, make_plan
 from edgetiny.config.run import BenchConfig
-from edgetiny.console import QUIET
+from edgetiny.console import QUIET, Reporter
 from edgetiny.errors import ConfigError, DeviceError
 
 SUITES = Path(__file__).parents[2] / "bench/suites"
@@ -115,6 +115,28 @@ def test_another_model_in_the_same_folder_is_another_row(make_checkpoint):
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     [other] = plan(source=path, batch=(1,), new_tokens=4).cases
     assert case.key(1) != other.key(1)
+
+
+def test_an_edited_design_is_another_row():
+    """More heads of half the width: name, parameters and bytes are the same."""
+    [case] = plan(suite=SUITES / "ci.toml", precision=("fp32",), batch=(1,)).cases[:1]
+    config = case.subject.config
+    heads = {
+        "num_attention_heads": 2 * config.num_attention_heads,
+        "num_key_value_heads": 2 * config.num_key_value_heads,
+        "head_dim": config.head_dim // 2,
+    }
+    other = replace(case, subject=replace(case.subject, config=replace(config, **heads)))
+    assert case.subject.n_parameters == other.subject.n_parameters
+    assert case.key(1) != other.key(1)
+
+
+def test_the_choice_of_a_model_is_said_on_cuda_too(capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(DeviceError, match="there are 0 CUDA devices"):
+        make_plan(BenchConfig(device="cuda", batch=(1,)), "cuda", 2, Reporter())
+    assert "no model given: random weights of random-952m" in capsys.readouterr().err
 
 
 def test_a_batch_that_nobody_asked_for_is_left_out_where_it_does_not_go(

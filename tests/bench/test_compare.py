@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import re
 from pathlib import Path
 
@@ -62,12 +63,32 @@ def test_a_result_ties_with_itself(results):
 
 
 def test_twice_as_fast_is_no_tie(results):
-    [row, _] = compare(results("a"), results("b", speed_up(2.0))).rows
+    [row, _] = compare(results("a"), results("b", speed_up(2.0)), confidence=0.6).rows
     assert row.decode_tok_per_s.ratio == pytest.approx(2.0)
     assert row.ttft.ratio == pytest.approx(0.5)
     assert row.decode_tok_per_s.low > 1
     assert row.cells()["decode_tok_per_s"].endswith("faster")
     assert row.cells()["ttft"].endswith("shorter")
+
+
+def test_too_few_repeats_say_no_word_and_how_many_would_do(results):
+    found = compare(results("a"), results("b", speed_up(2.0)))
+    [row, _] = found.rows
+    assert row.decode_tok_per_s.low > 1
+    cell, times = row.cells()["decode_tok_per_s"], row.n_repeats[0]
+    assert cell.endswith(f" at {1 - 2 / math.comb(2 * times, times):.0%}")
+    assert any("both sides with --repeats 4 or more" in note for note in found.notes)
+
+
+def test_two_models_of_one_shape_are_no_repeats(results):
+    def other(row):
+        row["model_filename"] = "another"
+
+    rows = read_result(GOLDEN)
+    again = copy.deepcopy(rows[:1])
+    other(again[0])
+    with pytest.raises(DataError, match="they are no repeats of one another"):
+        compare(results("a"), results("b", rows=rows + again))
 
 
 @pytest.mark.parametrize("n", [2, 3])

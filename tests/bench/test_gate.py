@@ -128,8 +128,8 @@ def test_the_services_get_rates_where_bigger_is_better():
 def test_slower_than_a_stored_baseline_is_no_proof():
     config = GateConfig(base="base.json")
     now = row_of(1.0)
-    assert stored_line(now, [3.0] * 12, config).verdict == "same"
-    assert stored_line(now, [2.0] * 12, config).verdict == "inconclusive"
+    assert stored_line(now, [[3.0] * 6] * 2, config).verdict == "same"
+    assert stored_line(now, [[2.0] * 6] * 2, config).verdict == "inconclusive"
     assert stored_line(now, [], config).verdict is None
 
 

@@ -60,6 +60,7 @@ def row(layers, n_bytes, seconds, **other):
         "n_threads": 2,
         "n_prompt": 2,
         "n_gen": 510,
+        "protocol": {"repeats": 3},
         "model": {"num_hidden_layers": layers},
         "roofline": {"bytes_per_step": n_bytes, "measured_step_ms": 1e3 * seconds},
     } | other
@@ -91,6 +92,7 @@ def test_a_fit_says_how_many_of_its_rows_are_not_valid():
         ({"device": "cuda:0"}, "cuda:0"),
         ({"n_threads": 1}, "1 threads"),
         ({"n_gen": 64}, "2+64 tokens"),
+        ({"protocol": {"repeats": 5}}, "5 runs"),
     ],
 )
 def test_rows_of_another_device_threads_or_lengths_are_fitted_apart(other, words):

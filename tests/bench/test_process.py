@@ -16,6 +16,14 @@ def test_a_worker_that_cannot_start_is_one_clear_line():
         run_worker({}, ignore, module="edgetiny.bench.nothing")
 
 
+def test_a_worker_runs_this_package_wherever_it_is_started(tmp_path, monkeypatch):
+    (tmp_path / "edgetiny").mkdir()
+    (tmp_path / "edgetiny/__init__.py").write_text("raise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DeviceError, match=r"No module named '?edgetiny.bench.nothing"):
+        run_worker({}, ignore, module="edgetiny.bench.nothing")
+
+
 @pytest.mark.slow
 def test_a_bug_in_the_worker_shows_its_last_line():
     with pytest.raises(DeviceError, match=r"without a result: KeyError: 'protocol'"):

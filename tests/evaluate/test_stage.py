@@ -5,12 +5,15 @@ import pytest
 
 from edgetiny.checkpoint import Checkpoint
 from edgetiny.config.data import DataBuildConfig
+from edgetiny.config.export import ExportConfig
 from edgetiny.config.run import EvalConfig
 from edgetiny.config.tokenizer import TokenizerTrainConfig
+from edgetiny.console import Reporter
 from edgetiny.data import Shards
 from edgetiny.data.build import run as build
 from edgetiny.errors import CheckpointError, ConfigError, DataError
 from edgetiny.evaluate.stage import run
+from edgetiny.export.stage import run as export
 from edgetiny.tokenizer import Tokenizer
 
 
@@ -74,6 +77,21 @@ def test_windows_are_as_long_as_the_training(
         return run(config).total.nats
 
     assert nats() == nats(context=24) != nats(context=128)
+
+
+def test_an_artefact_says_how_long_its_model_was_trained(
+    tiny_checkpoint: Checkpoint,
+    shards: Shards,
+    trained_on: Callable[[Checkpoint, int], Checkpoint],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("onnxruntime")
+    source, artefact = trained_on(tiny_checkpoint, 24).path, tmp_path / "artefact"
+    export(ExportConfig(source=source, precision="fp32", context=64, out=artefact))
+    config = EvalConfig(source=artefact, data=shards.path, tokens=600, threads=1)
+    run(config, Reporter())
+    assert "scoring windows of 24 tokens" in capsys.readouterr().err
 
 
 def test_text_or_data_but_not_both(tiny_checkpoint: Checkpoint, shards: Shards) -> None:

@@ -53,6 +53,10 @@ def test_score_is_the_log_probability_of_the_next_token(runtime, tokens):
     np.testing.assert_allclose(scores[:, 3], expected, atol=1e-4)
 
 
+def test_one_token_has_nothing_to_score(runtime, tokens):
+    assert runtime.score(tokens[:, :1], np.ones(3, np.int64)).shape == (3, 0)
+
+
 def test_scoring_leaves_the_sequences_in_progress_alone(runtime, tokens):
     runtime.prefill(tokens, np.full(3, 12))
     expected = runtime.step(tokens[:, :1])
