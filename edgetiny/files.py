@@ -44,15 +44,17 @@ TOKENIZER_FILES = (
 def atomic_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of `out` that becomes `out` when the block ends well.
 
-    A block that raises, or a process that is killed, leaves what stood at `out` before.
+    A block that raises, or a process that is killed, leaves what stood at `out` before. Where `out`
+    is a link, what it points to is replaced.
     Raises ConfigError if `out` holds something and `overwrite` is false, or cannot be written.
     """
     refuse_existing(out, overwrite=overwrite)
+    out = Path(os.path.realpath(out)) if out.is_symlink() else out
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file, where a folder is written; choose another --out")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(out)
+        remove_leftovers(out)
         temporary = out.parent / f".{out.name}.tmp-{os.getpid()}"
         temporary.mkdir()
         try:
@@ -86,8 +88,12 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
     """Raise ConfigError if writing `out` would replace something the user did not give up.
 
     A folder is replaced only where edgetiny itself wrote it: `--overwrite` aimed by mistake at
-    a home folder or a work tree must not cost anything.
+    a home folder or a work tree must not cost anything. A place that cannot be written is refused
+    now, before the work.
     """
+    place = next((each for each in out.absolute().parents if each.exists()), Path("/"))
+    if not os.access(place, os.W_OK):
+        raise ConfigError(f"cannot write {out}: permission denied or read-only ({place})")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
@@ -225,7 +231,11 @@ def _put_in_place(temporary: Path, out: Path) -> None:
         # No atomic exchange here: for an instant only the old copy, under another name, exists.
         old = out.parent / f".{out.name}.old-{os.getpid()}"
         out.rename(old)
-        temporary.rename(out)
+        try:
+            temporary.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
         shutil.rmtree(old)
 
 
@@ -242,12 +252,20 @@ def _exchange(first: Path, second: Path) -> bool:
     return status == 0
 
 
-def _remove_leftovers(out: Path) -> None:
-    """Remove what killed processes left beside `out`; a living process keeps its own."""
-    pattern = re.compile(re.escape(f".{out.name}.tmp-") + r"(\d+)$")
+def remove_leftovers(out: Path) -> None:
+    """Remove what killed processes left beside `out`; another living process keeps its own.
+
+    What one was killed between moving the old `out` away and the new one in is moved back. In a
+    container every start may have the same number: what has ours is of a start before.
+    """
+    pattern = re.compile(re.escape(f".{out.name}.") + r"(tmp|old)-(\d+)$")
     for sibling in out.parent.iterdir():
         match = pattern.match(sibling.name)
-        if match and not Path(f"/proc/{match[1]}").exists():
+        if match is None or (int(match[2]) != os.getpid() and Path(f"/proc/{match[2]}").exists()):
+            continue
+        if match[1] == "old" and not out.exists():
+            sibling.rename(out)
+        else:
             shutil.rmtree(sibling, ignore_errors=True)
 
 

@@ -27,8 +27,6 @@ PROCESS_BYTES = 210_000_000
 """Anonymous memory of a process with Python, torch, onnxruntime and a session, less the weights."""
 EXECUTORCH_PROCESS_BYTES = 327_000_000
 """The same with ExecuTorch's Python runtime and its operators."""
-# Of a program beyond what an ONNX graph takes, as ExecuTorch 1.5 writes ours.
-_PROGRAM_LAYER_BYTES = 19_000
 # What the kernels reach of reading the weights at the device's bandwidth, and, of channels for a
 # batch, of the rate of a large product: 20 rows are few.
 _REACHED: Mapping[Precision, float] = {"fp32": 0.75, "fp16": 0.75, "int8": 0.6, "int4": 0.5}
@@ -46,6 +44,7 @@ class Lowering:
     """What decides the bytes and the kernels of a file, besides its shape.
 
     kernel, block_size: as of a plan of `export`. batch: sequences decoded together.
+    widens_fp16: whether the engine holds such weights in fp32; llama.cpp does not.
     """
 
     precision: Precision
@@ -54,6 +53,7 @@ class Lowering:
     kv: Precision
     batch: int
     context: int
+    widens_fp16: bool = True
 
     @classmethod
     def usual(cls, precision: Precision, *, kv: Precision, batch: int, context: int) -> "Lowering":
@@ -70,8 +70,8 @@ class Lowering:
     @property
     def held(self) -> Precision:
         """The precision of the weights in memory."""
-        if self.precision == "fp16":
-            return "fp32"  # widened once, at loading: CPUs multiply them in fp32
+        if self.precision == "fp16" and self.widens_fp16:
+            return "fp32"  # once, at loading: CPUs multiply them in fp32
         # Blocks of four bits become channels of eight for the dynamic kernel, at loading too.
         return "int8" if self.kernel == "dynamic" else self.precision
 
@@ -109,7 +109,9 @@ def file_bytes(lowering: Lowering, shape: ModelConfig, *, pads_heads: bool = Tru
     pads_heads: whether heads are filled up to `padded_head_dim`, as ONNX has them.
     """
     stored = sum(_stored_bytes(lowering, each) for each in _lowered_shapes(shape, pads_heads))
-    tables = 4 * lowering.context * padded_head_dim(shape.head_dim)
+    # Half a head of cosines and sines each; a program has them twice, for both halves of a head.
+    of_position = 4 * padded_head_dim(shape.head_dim) if pads_heads else 8 * shape.head_dim
+    tables = lowering.context * of_position
     graph = _GRAPH_BYTES + _LAYER_BYTES[lowering.precision] * shape.num_hidden_layers
     if (lowering.precision, lowering.kernel) == ("int4", "dynamic"):
         graph += _EXPANSION_BYTES * (4 * shape.num_hidden_layers + 1)
@@ -123,7 +125,7 @@ def program_bytes(lowering: Lowering, shape: ModelConfig) -> int:
     stored = file_bytes(lowering, replace(shape, tie_word_embeddings=tied), pads_heads=False)
     if lowering.precision == "int4":  # the table's scales are fp32
         stored += 2 * shape.vocab_size * math.ceil(shape.hidden_size / lowering.block_size)
-    return stored + _PROGRAM_LAYER_BYTES * shape.num_hidden_layers
+    return stored
 
 
 def program_held_bytes(lowering: Lowering, shape: ModelConfig) -> int:

@@ -21,6 +21,7 @@ from edgetiny.files import (
     read_json,
     read_toml,
     refuse_existing,
+    remove_leftovers,
     sha256_file,
     toml_value,
     write_json,
@@ -314,3 +315,37 @@ def test_toml_that_is_not_there_or_a_folder_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ['a"b\\c\x7f\n\u00e9', True, 3, 1e-5, ["a", "b"], 0.0, []])
 def test_what_is_written_as_toml_is_read_back(value: object) -> None:
     assert tomllib.loads(f"key = {toml_value(value)}") == {"key": value}
+
+
+def test_what_a_killed_start_with_our_own_number_left_is_no_obstacle(tmp_path):
+    """In a container every start may have the same process id."""
+    out = tmp_path / "out"
+    (tmp_path / f".out.tmp-{os.getpid()}").mkdir()
+    with atomic_folder(out) as folder:
+        (folder / "a").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_was_moved_away_when_a_process_was_killed_comes_back(tmp_path):
+    out, old = tmp_path / "out", tmp_path / ".out.old-999999999"
+    old.mkdir()
+    (old / "state").write_text("precious")
+    remove_leftovers(out)
+    assert (out / "state").read_text() == "precious"
+    assert not old.exists()
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    real = tmp_path / "disk/real"
+    real.mkdir(parents=True)
+    out = tmp_path / "out"
+    out.symlink_to(real)
+    for content in ("first", "second"):
+        shutil.rmtree(real)
+        real.mkdir()
+        with atomic_folder(out) as folder:
+            (folder / "a").write_text(content)
+        assert out.is_symlink()
+        assert (real / "a").read_text() == content
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "out"}
+    assert [path.name for path in real.parent.iterdir()] == ["real"]

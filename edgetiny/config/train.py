@@ -31,6 +31,8 @@ FREE_SETTINGS = frozenset(
 """What may differ when a run is resumed: none of it changes a weight. Checkpoint and data may
 have moved; that they are the same is checked by hash."""
 
+TrainPrecision = Literal["auto", "fp32", "bf16"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig(Config):
@@ -66,7 +68,7 @@ class TrainConfig(Config):
     clip: float = setting(1.0, "largest gradient norm; 0 means no limit", minimum=0.0)
     device: Literal["cpu", "cuda"] = setting("cpu", "where to train")
     threads: int = setting(0, "CPU threads; 0 leaves PyTorch's default", minimum=0)
-    precision: Literal["auto", "fp32", "bf16"] = setting(
+    precision: TrainPrecision = setting(
         "auto",
         "arithmetic of the matrix products; auto: bf16 where it is measured to be faster",
     )

@@ -107,7 +107,8 @@ def calibration_tokens(
     tokenizer = open_tokenizer(checkpoint.path)
     if tokenizer is None:
         raise ConfigError(f"--calibration-text cannot be read: {checkpoint.path} has no tokenizer")
-    ids: list[int] = []
-    for document in read_documents([calibration_text]):
-        ids += tokenizer.encode(document.text)
-    return np.array(ids, np.uint32)
+    ids = [
+        np.array(tokenizer.encode(document.text), np.uint32)
+        for document in read_documents([calibration_text])
+    ]
+    return np.concatenate(ids)

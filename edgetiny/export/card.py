@@ -33,7 +33,8 @@ def model_card(name: str, manifest: Mapping[str, Any], config: ModelConfig, v: V
         "## Measured",
         "",
         f"Each file against the checkpoint in fp32, on: {v.text}. Bits per byte are of the last of"
-        " these texts. `verification.json` has every figure and limit.",
+        " these texts, of all that were given if those are several. `verification.json` has every"
+        " figure and limit.",
         "",
         *markdown_table([_measured_row(each) for each in v.models]),
         "",

@@ -134,6 +134,7 @@ def _lowering(plan: Plan) -> Lowering:
         kv=plan.kv_dtype,
         batch=plan.batch,
         context=plan.context,
+        widens_fp16=plan.format != "gguf",
     )
 
 

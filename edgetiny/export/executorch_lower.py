@@ -133,7 +133,7 @@ def constant_methods(weights: Weights, plan: Plan) -> dict[str, Any]:
         "get_n_layers": config.num_hidden_layers,
         "use_kv_cache": True,
         "use_sdpa_with_kv_cache": plan.layout != "portable",
-        "enable_dynamic_shape": plan.batch == 1,
+        "enable_dynamic_shape": new_tokens(plan) > 1,
     }
     if config.bos_token_id is not None:
         methods["get_bos_id"] = config.bos_token_id
@@ -227,8 +227,13 @@ def _widened(vector: Tensor, width: int | None) -> Tensor:
     return vector if width is None else F.pad(vector, (0, width - len(vector)))
 
 
+def new_tokens(plan: Plan) -> int:
+    """Return the tokens that a program is traced with: 1 if it takes no more at a time."""
+    return 1 if plan.batch > 1 or plan.context < 3 else 2
+
+
 def _to_edge(model: EtDecoder, plan: Plan, methods: dict[str, Any]) -> EdgeProgramManager:
-    n_new = 1 if plan.batch > 1 or plan.context < 3 else 2
+    n_new = new_tokens(plan)
     tokens = torch.zeros(plan.batch, n_new, dtype=torch.int64)
     shapes = None
     if n_new > 1:

@@ -171,9 +171,8 @@ def _vector(weights: Weights, name: str, shape: tuple[int, ...], padded: Padded)
     def make() -> Array:
         stored = weights.tensor(name).float()
         if "norm" in name:
-            stored = torch.nn.functional.pad(
-                stored * padded.share**0.5, (0, shape[0] - len(stored))
-            )
+            stored = stored * padded.share**0.5
+        stored = torch.nn.functional.pad(stored, (0, shape[0] - len(stored)))
         return _in_order(name, stored, padded.config).contiguous().numpy()
 
     return Entry(gguf_name(name), shape, GGMLQuantizationType.F32, make)

@@ -1,12 +1,14 @@
 """How far an artefact's answers are from the checkpoint's, and how far they may be."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetiny.evaluate.bits import Scores
 from edgetiny.export.probe import Answers, Continuation, Questions
 from edgetiny.runtimes import Floats
 
@@ -64,6 +66,13 @@ KV_LIMITS: dict[str, Limits] = {
 }
 
 
+# Of logits that are compared at a time: about ten arrays of doubles.
+_LOGITS_AT_A_TIME = 2**21
+_TOKENS_OF_A_TEXT = 200
+_LEAST_LOSS = 0.01  # nats a token
+_TOGETHER = "all but the first"
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One figure beside its limit."""
@@ -115,17 +124,17 @@ def limits_of(precision: str, kv_dtype: str) -> Limits:
 
 def compare(asked: Questions, wanted: Answers, given: Answers, limits: Limits) -> Parity:
     """Measure `given` against `wanted`, the checkpoint's answers to the same questions."""
-    pairs = [(_rows(a), _rows(b)) for a, b in zip(wanted.logits, given.logits, strict=True)]
-    measured = [_logit_facts(a, b) for a, b in pairs]
-    whole = _logit_facts(
-        np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs])
-    )
+    probes = [_compare_rows(a, b) for a, b in zip(wanted.logits, given.logits, strict=True)]
+    measured = [each.facts() for each in probes]
+    whole = RowErrors.joined(probes).facts()
     greedy = [
         _greedy_facts(a, b, whole["max_abs_error"])
         for a, b in zip(wanted.continuations, given.continuations, strict=True)
     ]
     scores = _score_facts(wanted, given)
-    worst = max((abs(row["loss_change_percent"]) for row in scores), key=_nan_last)
+    # A few tokens say little of a text: they count in the whole.
+    judged = [row for row in scores if row["tokens"] >= _TOKENS_OF_A_TEXT] or scores
+    worst = max((abs(row["loss_change_percent"]) for row in judged), key=_nan_last)
     checks = [
         Check("relative logit error", whole["relative_error"], limits.logit_error, "at most"),
         Check("mean KL divergence (nats)", whole["mean_kl_nats"], limits.kl_nats, "at most"),
@@ -140,33 +149,99 @@ def compare(asked: Questions, wanted: Answers, given: Answers, limits: Limits) -
         ),
         Check("change of loss (%)", worst, limits.loss_percent, "at most"),
     ]
-    probes = [
+    named = [
         {"probe": probe.name, "prompt_tokens": probe.lengths.tolist()} | facts
         for probe, facts in zip(asked.probes, measured, strict=True)
     ]
-    return Parity(whole, probes, greedy, scores, checks)
+    return Parity(whole, named, greedy, scores, checks)
 
 
-def _logit_facts(wanted: Doubles, given: Doubles) -> dict[str, float]:
-    """Compare rows of logits (n, V); a constant added to a row means nothing and is left out."""
-    wanted = wanted - wanted.mean(axis=1, keepdims=True)
-    given = given - given.mean(axis=1, keepdims=True)
-    errors = np.abs(given - wanted)
-    rms = float(np.sqrt(np.mean(errors**2)))
-    log_p, log_q = _log_softmax(wanted), _log_softmax(given)
-    agrees = wanted.argmax(axis=1) == given.argmax(axis=1)
-    second, first = np.partition(wanted, -2, axis=1)[:, -2:].T
-    # Three standard deviations for each of the two logits.
-    decided = first - second > 6 * rms
-    return {
-        "max_abs_error": float(errors.max()),
-        "mean_abs_error": float(errors.mean()),
-        "relative_error": rms / float(wanted.std()),
-        "mean_kl_nats": float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=1))),
-        "top1_agreement": float(agrees.mean()),
-        "decided_agreement": float(agrees[decided].mean()) if decided.any() else 1.0,
-        "decided_share": float(decided.mean()),
-    }
+@dataclass(frozen=True, slots=True)
+class RowErrors:
+    """What rows of logits (n, V) differ by, a figure a row: never two copies of all of them.
+
+    A constant that is added to a row means nothing and is left out. width: V.
+    square, absolute: sums over V of the errors; largest: of them; spread: sum of the squares of the
+    wanted logits; kl_nats: divergence; agrees: of the likeliest tokens; gap: from the wanted
+    likeliest to the second.
+    """
+
+    width: int
+    square: Doubles
+    absolute: Doubles
+    largest: Doubles
+    spread: Doubles
+    kl_nats: Doubles
+    agrees: NDArray[np.bool_]
+    gap: Doubles
+
+    @classmethod
+    def of(cls, wanted: Doubles, given: Doubles) -> "RowErrors":
+        """Compare rows (n, V)."""
+        wanted = wanted - wanted.mean(axis=1, keepdims=True)
+        given = given - given.mean(axis=1, keepdims=True)
+        errors = np.abs(given - wanted)
+        log_p, log_q = _log_softmax(wanted), _log_softmax(given)
+        second, first = np.partition(wanted, -2, axis=1)[:, -2:].T
+        return cls(
+            width=wanted.shape[1],
+            square=(errors**2).sum(axis=1),
+            absolute=errors.sum(axis=1),
+            largest=errors.max(axis=1),
+            spread=(wanted**2).sum(axis=1),
+            kl_nats=np.sum(np.exp(log_p) * (log_p - log_q), axis=1),
+            agrees=wanted.argmax(axis=1) == given.argmax(axis=1),
+            gap=first - second,
+        )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[RowErrors]") -> "RowErrors":
+        """Return all rows of several."""
+        arrays = {
+            each.name: np.concatenate([getattr(part, each.name) for part in parts])
+            for each in fields(cls)
+            if each.name != "width"
+        }
+        return cls(width=parts[0].width, **arrays)
+
+    def facts(self) -> dict[str, float]:
+        """Return what the rows come to together."""
+        n_logits = len(self.square) * self.width
+        rms = math.sqrt(self.square.sum() / n_logits)
+        # Three standard deviations for each of the two logits.
+        decided = self.gap > 6 * rms
+        return {
+            "max_abs_error": float(self.largest.max()),
+            "mean_abs_error": float(self.absolute.sum() / n_logits),
+            "relative_error": _over(rms, math.sqrt(self.spread.sum() / n_logits)),
+            "mean_kl_nats": float(self.kl_nats.mean()),
+            "top1_agreement": float(self.agrees.mean()),
+            "decided_agreement": float(self.agrees[decided].mean()) if decided.any() else 1.0,
+            "decided_share": float(decided.mean()),
+        }
+
+
+def _compare_rows(wanted: Floats, given: Floats) -> RowErrors:
+    """Compare logits (B, n, V), so many rows at a time as fit in some megabytes."""
+    width = wanted.shape[-1]
+    wanted, given = wanted.reshape(-1, width), given.reshape(-1, width)
+    at_a_time = max(1, _LOGITS_AT_A_TIME // width)
+    return RowErrors.joined(
+        [
+            RowErrors.of(
+                wanted[start : start + at_a_time].astype(np.float64),
+                given[start : start + at_a_time].astype(np.float64),
+            )
+            for start in range(0, len(wanted), at_a_time)
+        ]
+    )
+
+
+def _over(part: float, whole: float) -> float:
+    """Return a quotient; of nothing over nothing 0, as where a model's logits are all alike."""
+    if whole == 0:
+        return 0.0 if part == 0 else math.inf
+    return part / whole
 
 
 def _greedy_facts(wanted: Continuation, given: Continuation, max_error: float) -> dict[str, Any]:
@@ -189,24 +264,26 @@ def _greedy_facts(wanted: Continuation, given: Continuation, max_error: float) -
 
 
 def _score_facts(wanted: Answers, given: Answers) -> list[dict[str, Any]]:
+    pairs = list(zip(wanted.scores, given.scores, strict=True))
+    if len(pairs) > 2:
+        # The first is a text that every verification has; what follows was given, in groups.
+        first, second = (Scores(each.scores[1:]).total for each in (wanted, given))
+        pairs.append((replace(first, group=_TOGETHER), replace(second, group=_TOGETHER)))
     rows = []
-    for a, b in zip(wanted.scores, given.scores, strict=True):
+    for a, b in pairs:
         assert (a.group, a.tokens) == (b.group, b.tokens)
+        # A text that is known by heart loses so little that rounding is most of it.
+        change = _over(b.loss - a.loss, max(a.loss, _LEAST_LOSS))
         rows.append(
             {
                 "text": a.group,
                 "tokens": a.tokens,
                 "bits_per_byte": b.bits_per_byte,
                 "checkpoint_bits_per_byte": a.bits_per_byte,
-                "loss_change_percent": 100 * (b.loss / a.loss - 1),
+                "loss_change_percent": 100 * change,
             }
         )
     return rows
-
-
-def _rows(logits: Floats) -> Doubles:
-    """Return logits (B, n, V) as rows (B * n, V)."""
-    return logits.reshape(-1, logits.shape[-1]).astype(np.float64)
 
 
 def _log_softmax(x: Doubles) -> Doubles:

@@ -119,7 +119,7 @@ def export(
     say_rounding(made, config, reporter)
     source = source_of(checkpoint, merge, config, reporter)
     shape, tensors = source.shape, source.tensors
-    asked = make_questions(checkpoint, shape, made, config.text, config.data)
+    asked = make_questions(checkpoint, shape, made, config.text, config.data, config.batch)
     tunings: list[Tuning] = []
     if config.tune:
         made, tunings = tune_all(made, config, shape, tensors, reporter)

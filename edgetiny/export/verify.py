@@ -270,10 +270,12 @@ def make_questions(
     models: Sequence[ModelFile | Plan],
     text: Path | None,
     data: Path | None = None,
+    batches: Sequence[int] = (),
 ) -> Questions:
     """Return what to ask of the checkpoint and of every model that is made of it.
 
-    data: token shards, whose held-out part is scored.
+    data: token shards, whose held-out part is scored. batches: that were asked for, where one file
+    serves several.
 
     Raises ConfigError if there is a text but no tokenizer to read it with; DataError for shards of
     another tokenizer, or that hold nothing out.
@@ -282,8 +284,8 @@ def make_questions(
     if text is not None and tokenizer is None:
         raise ConfigError(f"--text {text} cannot be scored: {checkpoint.path} has no tokenizer")
     context = min(model.context for model in models)
-    batches = sorted({model.batch for model in models})
-    asked = questions(shape, context, tokenizer, [text] if text is not None else [], batches)
+    classes = sorted({*batches, *(model.batch for model in models)})
+    asked = questions(shape, context, tokenizer, [text] if text is not None else [], classes)
     if data is None:
         return asked
     shards = Shards.open(data)

@@ -2,10 +2,11 @@
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from edgetiny.checkpoint import ModelConfig
+from edgetiny.checkpoint.write import write_tensors
 from edgetiny.config.model import STUDENT_AXES, InheritConfig
 from edgetiny.console import Reporter
 from edgetiny.errors import CheckpointError, ConfigError
@@ -74,7 +75,7 @@ class MaskState:
             "sources": self._sources,
         }
         with atomic_folder(self.folder, overwrite=True) as temporary:
-            save_file(_tensors(learner), temporary / _TENSORS)
+            write_tensors(temporary / _TENSORS, _tensors(learner))
             write_json(temporary / _STATE, document)
             if log is not None:
                 log.carry_over(temporary)

@@ -46,6 +46,8 @@ class ExecutorchRuntime:
         self.path = artefact.path
         self.config = artefact.config
         self._size = model.batch  # N
+        # A program for a batch, or of no room for three tokens, is traced with one at a time.
+        self._is_static = model.batch > 1 or model.context < 3
         self.capabilities = Capabilities(
             max_batch=self._size, max_context=context, max_step=context, scoring="stepping"
         )
@@ -102,7 +104,7 @@ class ExecutorchRuntime:
         self._check_batch(len(tokens))
         self._lengths = lengths.astype(np.int64)
         self._held[: len(tokens), : tokens.shape[1]] = tokens
-        if self._size == 1:
+        if not self._is_static:
             return self._run(tokens[:, : lengths[0]], 0)
         logits = np.empty((len(tokens), self.config.vocab_size), np.float32)
         for place in range(int(lengths.max())):

@@ -13,7 +13,7 @@ from edgetiny.config.design import DesignConfig, parse_size
 from edgetiny.config.export import ExportConfig
 from edgetiny.config.model import InitConfig
 from edgetiny.config.run import BenchConfig, EvalConfig
-from edgetiny.config.train import TrainConfig
+from edgetiny.config.train import TrainConfig, TrainPrecision
 from edgetiny.console import QUIET, Reporter
 from edgetiny.cost import parameters
 from edgetiny.data import Shards
@@ -24,10 +24,12 @@ from edgetiny.evaluate import stage as evaluate
 from edgetiny.export import stage as export
 from edgetiny.export.plan import plans
 from edgetiny.files import atomic_file, read_json, refuse_existing, write_json
+from edgetiny.measure import torch_threads
 from edgetiny.sweep.report import render
 from edgetiny.sweep.result import SCHEMA_VERSION, SweepResult
 from edgetiny.sweep.shapes import shapes_to_train
 from edgetiny.train import stage as train
+from edgetiny.train.throughput import choose_precision
 
 RESULT = "sweep.json"
 PAGE = "sweep.html"
@@ -78,11 +80,16 @@ class _Sweep:
     def run(self) -> SweepResult:
         """Train what is missing; keep the result up to date."""
         page = self._out / PAGE
-        result = SweepResult(settings=self._settings, rows=self._claim(), page=page)
+        rows = self._claim()
+        # Chosen once: measured again for each shape, it may come out otherwise.
+        auto = self._training(self._out, "auto")
+        self._settings.setdefault("train_precision", choose_precision(auto))
+        result = SweepResult(settings=self._settings, rows=rows, page=page)
         self._save(result)
         for number, shape in enumerate(self._shapes[len(result.rows) :], len(result.rows) + 1):
             self._reporter.say(f"shape {number} of {len(self._shapes)}: {shape_name(shape)}")
-            result.rows.append(self._row(shape))
+            with torch_threads(0):  # evaluation leaves torch with others
+                result.rows.append(self._row(shape))
             self._save(result)
         page.write_text(render(result), encoding="utf-8")
         return result
@@ -97,6 +104,8 @@ class _Sweep:
         if self._config.resume and place.is_file():
             saved = read_json(place, schema_version=SCHEMA_VERSION, error=ConfigError)
             self._check_same(saved["settings"])
+            if "train_precision" in saved["settings"]:
+                self._settings["train_precision"] = saved["settings"]["train_precision"]
             rows: list[dict[str, Any]] = saved["rows"]
             return rows
         refuse_existing(self._out, overwrite=self._config.overwrite)
@@ -117,7 +126,7 @@ class _Sweep:
         """Take one shape through the stages and return what it came to."""
         folder = self._out / shape_name(shape)
         folder.mkdir(exist_ok=True)
-        training = self._training(folder)
+        training = self._training(folder, self._settings["train_precision"])
         self._initialise(shape, folder)
         trained = train.run(training, self._reporter)
         # Beyond the length that shapes were trained at, their loss says nothing of them.
@@ -154,7 +163,7 @@ class _Sweep:
             )
         )
 
-    def _training(self, folder: Path) -> TrainConfig:
+    def _training(self, folder: Path, precision: TrainPrecision) -> TrainConfig:
         """Return the same training for every shape; its state is saved and gone on from."""
         config = self._config
         assert config.tokens is not None
@@ -167,6 +176,7 @@ class _Sweep:
             batch_size=config.train_batch_size,
             sequence_length=config.sequence_length,
             learning_rate=config.learning_rate,
+            precision=precision,
             seed=config.seed,
             eval_every=0,
             resume=True,

@@ -19,18 +19,27 @@ from edgetiny.tokenizer.tokenizer import Tokenizer
 def always_kept(tokenizer: Tokenizer) -> frozenset[int]:
     """Return the ids that every selection keeps, those of its vocabulary included.
 
-    Specials, bytes and added tokens; what the files beside give a role; every token that the chat
-    template emits. Raises DataError for companions that are damaged.
+    What is `named`, and every token that the chat template emits. Raises DataError for companions
+    that are damaged.
+    """
+    pieces, stays = tokenizer.vocabulary().pieces, set(named(tokenizer))
+    whole = {pieces[index] for index in stays}
+    stays.update(_template_ids(tokenizer, {piece for piece in whole if len(piece) > 1}))
+    return frozenset(index for index in stays if index < tokenizer.vocab_size)
+
+
+def named(tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the ids of specials, bytes and added tokens, and of what the files beside give a role.
+
+    Raises DataError for companions that are damaged.
     """
     vocabulary = tokenizer.vocabulary()
     ids = {piece: index for index, piece in enumerate(vocabulary.pieces)}
     stays = {*vocabulary.mandatory, *declared_tokens(tokenizer.path)}
-    named = (*role_tokens(tokenizer.path).values(), *additional_specials(tokenizer.path))
-    stays |= {ids[token] for token in named if token in ids}
+    roles = (*role_tokens(tokenizer.path).values(), *additional_specials(tokenizer.path))
+    stays |= {ids[token] for token in roles if token in ids}
     if isinstance(tokenizer, JsonTokenizer):
         stays |= post_processor_ids(tokenizer.file.payload)
-    whole = {vocabulary.pieces[index] for index in stays if index < tokenizer.vocab_size}
-    stays.update(_template_ids(tokenizer, {piece for piece in whole if len(piece) > 1}))
     return frozenset(index for index in stays if index < tokenizer.vocab_size)
 
 

@@ -7,6 +7,7 @@ from edgetiny.config.tokenizer import TokenizerTrainConfig
 from edgetiny.console import Reporter
 from edgetiny.errors import ConfigError
 from edgetiny.files import read_json, write_json
+from edgetiny.tokenizer.always_kept import named
 from edgetiny.tokenizer.compact import MAP_FILE, write_compact
 from edgetiny.tokenizer.json_tokenizer import JsonTokenizer
 from edgetiny.tokenizer.retrain_json import grow_json
@@ -30,7 +31,7 @@ def write_retrained(
     Raises ConfigError if the text gives fewer pieces.
     """
     tokenizer = source.tokenizer
-    kept = sorted(tokenizer.vocabulary().mandatory | source.special_ids)
+    kept = sorted(named(tokenizer) | source.special_ids)
     if size <= len(kept):
         raise ConfigError(
             f"--vocab-size {size} leaves no room for new pieces: {len(kept):,} must stay"

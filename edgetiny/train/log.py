@@ -1,5 +1,6 @@
 """What a run records as it goes: a line of JSON per event, and TensorBoard if asked for."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -44,7 +45,9 @@ class Log:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close()
+        # A disk that is full refuses again what is left to be written: the first error says it.
+        with contextlib.nullcontext() if error is None else contextlib.suppress(OSError):
+            self._close()
 
     @property
     def mean_loss(self) -> float | None:

@@ -10,7 +10,7 @@ from edgetiny.console import QUIET, Reporter
 from edgetiny.data import Shards
 from edgetiny.errors import ConfigError
 from edgetiny.evaluate.compatible import check_same_tokenizer
-from edgetiny.files import TOKENIZER_FILES, refuse_existing
+from edgetiny.files import TOKENIZER_FILES, refuse_existing, remove_leftovers
 from edgetiny.measure import torch_threads
 from edgetiny.model import load_model
 from edgetiny.train.log import check_tensorboard
@@ -56,6 +56,8 @@ def _saved_state(config: TrainConfig, reporter: Reporter) -> TrainerState | None
     if not config.resume:
         refuse_existing(config.out, overwrite=config.overwrite)
         return None
+    if config.out.parent.is_dir():
+        remove_leftovers(config.out)
     if (config.out / STATE_FILE).is_file():
         return TrainerState.read(config.out)
     if config.out.exists() and not (config.out.is_dir() and not any(config.out.iterdir())):

@@ -27,6 +27,7 @@ MODELS = {
     "gqa": {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": False},
     "internlm": {"bias": "qkvo", "rope_scaling": LLAMA3},
     "odd": {"hidden_size": 36, "bias": "qkv"},
+    "odd, all biases": {"hidden_size": 36, "bias": "qkvo"},
 }
 
 

@@ -118,3 +118,35 @@ def test_greedy_texts_may_part_where_the_first_two_are_close(asked, wanted):
         assert (row["equal"], row["first_difference"], row["explained"]) == (False, 2, explained)
         assert row["top2_gap"] == pytest.approx(gap, abs=1e-5)
         assert ("greedy texts explained" in failed(asked, near, given)) is not explained
+
+
+def test_logits_that_are_all_alike_are_compared(asked, wanted):
+    flat = replace(wanted, logits=[np.zeros_like(wanted.logits[0])])
+    assert failed(asked, flat, flat, "fp32") == []
+    assert "relative logit error" in failed(asked, flat, wanted, "int8")
+
+
+def test_rows_are_compared_some_at_a_time(asked, wanted, monkeypatch):
+    noise = 0.05 * np.random.default_rng(1).normal(size=(2, 5, VOCAB))
+    given = replace(wanted, logits=[wanted.logits[0] + noise.astype(np.float32)])
+    whole = compare(asked, wanted, given, limits_of("int8", "fp32"))
+    monkeypatch.setattr("edgetiny.export.parity._LOGITS_AT_A_TIME", 3 * VOCAB)
+    parts = compare(asked, wanted, given, limits_of("int8", "fp32"))
+    assert parts.logits == pytest.approx(whole.logits, rel=1e-12)
+
+
+def test_a_text_known_by_heart_and_a_short_one_do_not_fail_an_export(asked, wanted):
+    def texts(*nats):
+        groups = [GroupScore(group="English", nats=nats[0], tokens=1000, text_bytes=4000.0)]
+        return replace(wanted, scores=[*groups, score(nats[1]), score(nats[2])])
+
+    assert failed(asked, texts(2000.0, 100.0, 100.0), texts(2000.0, 104.0, 100.0)) == []
+    assert failed(asked, texts(2000.0, 100.0, 100.0), texts(2030.0, 100.0, 100.0)) == [
+        "change of loss (%)"
+    ]
+    assert failed(asked, texts(0.01, 0.0, 0.0), texts(0.0101, 0.0, 0.0)) == []
+    found = compare(
+        asked, texts(1.0, 2.0, 4.0), texts(1.0, 2.0, 4.0), limits_of("int8", "fp32")
+    ).scores
+    assert found[-1]["text"] == "all but the first"
+    assert found[-1]["tokens"] == 100

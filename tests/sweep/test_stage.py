@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from edgetiny.checkpoint import Checkpoint
 from edgetiny.cli import main
 from edgetiny.config.data import DataBuildConfig
 from edgetiny.config.run import EvalConfig
@@ -33,6 +34,9 @@ def test_a_sweep_trains_measures_and_goes_on_where_it_was(shards, tmp_path, caps
     document = json.loads(capsys.readouterr().out)
     assert document == json.loads((out / "sweep.json").read_text())
     first, second = document["rows"]
+    for row in (first, second):
+        trained = Checkpoint.open(out / row["shape"] / "trained").lineage["settings"]
+        assert trained["precision"] == document["settings"]["train_precision"] != "auto"
     assert first["depth"] > second["depth"]
     for row in (first, second):
         assert row["tokens"] == 992

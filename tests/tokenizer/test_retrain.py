@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,18 @@ def test_new_pieces_are_spelled_in_old_ones(tmp_path: Path, source: Path, other_
     assert result.summary()["token_growth"] < -0.1
     for strange in ("\u4e2d\u6587 \U0001f600", "  indent\t\n", "zebra"):
         assert new.decode(new.encode(strange)) == strange
+
+
+def test_a_piece_with_a_role_stays(tmp_path: Path, tiny_tokenizer: Path, other_text: Path) -> None:
+    source = shutil.copytree(tiny_tokenizer, tmp_path / "in")
+    piece = max(Tokenizer.open(source).vocabulary().pieces[3 + 256 :], key=len)
+    (source / "tokenizer_config.json").write_text(json.dumps({"eos_token": piece}))
+    run(
+        TokenizerCompressConfig(
+            source=source, text=(other_text,), out=tmp_path / "out", vocab_size=SIZE, retrain=True
+        )
+    )
+    assert piece in Tokenizer.open(tmp_path / "out").vocabulary().pieces
 
 
 @pytest.mark.parametrize("tie", [True, False])
