@@ -248,7 +248,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "What a process holds without weights (210 MB, 327 MB with ExecuTorch) and the bytes beside"
         " the weights in a graph of four bits for a batch were fitted to the first shape and looked"
         " at on the others; ExecuTorch's sizes were forecast anew after its second rotary table was"
-        " counted (4 x 192, heads of 48, a context of 4096: 0.8% too small at int4, 0.2% at fp32); blocks (`weight_only`) take 35 MiB more than"
+        " counted (4 x 192, heads of 48, a context of 4096: 0.8% too small at int4, 0.2% at fp32);"
+        " blocks (`weight_only`) take 35 MiB more than"
         " forecast in the largest shape, so a model far beyond these may miss."
         f" {len(CASES) - len(rows)} of {len(CASES)} cases were not run.",
         "",
