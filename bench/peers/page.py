@@ -23,24 +23,33 @@ _SCREEN_HEAD = ("cell", "engine and setting", "tok/s", "of the best peer", "MB",
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What is known of a setting in a cell apart from its runs."""
+    """What is known of a setting in a cell apart from its runs.
+
+    screened: tok/s of the screening; None if it failed there.
+    """
 
     name: str
     is_ours: bool
     size_bytes: int | None
     n_weights: int
     gap: float | None
+    screened: float | None = None
 
 
 def cell_table(cell: str, rounds: Sequence[Row], facts: Sequence[Facts]) -> dict[str, Any]:
     """Return one cell: every setting of its rounds, ours first, beside the best of ours.
 
-    Only rounds in which both ran are compared. What failed is listed with its reason, unless it
-    ran in that round when tried again.
+    The best is what the screening says: chosen by the rounds themselves, it would be compared in
+    those that it was lucky in. Only rounds in which both ran are compared. What failed is listed
+    with its reason, unless it ran in that round when tried again.
     """
     runs = {each.name: _by_round(rounds, each.name) for each in facts}
     ours = [each for each in facts if each.is_ours and runs[each.name]]
-    best = max(ours, key=lambda each: _median_rate(runs[each.name]), default=None)
+    best = max(
+        ours,
+        key=lambda each: (each.screened or 0.0, _median_rate(runs[each.name])),
+        default=None,
+    )
     ranked = sorted(facts, key=lambda each: (not each.is_ours, -_median_rate(runs[each.name])))
     rows = [
         _row(each, runs[each.name], None if best is None else runs[best.name], each == best)

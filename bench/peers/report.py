@@ -68,6 +68,7 @@ def report(
                 size_bytes=converted.facts(cell.model, each).get("bytes"),
                 n_weights=weights,
                 gap=gaps.of(cell.model, measurement.find("screen", cell, each)),
+                screened=_screened(measurement.find("screen", cell, each)),
             )
             for each in of_cell(cell, settings)
         }
@@ -116,6 +117,10 @@ class Gaps:
             path = self._work / "models" / model
             self._references[model] = open_runtime(path, runtime="eager", context=64)
         return round(mean_gap(self._references[model], prompt(1)[0], ids), 3)
+
+
+def _screened(found: Sequence[Mapping[str, Any]]) -> float | None:
+    return rate(found[-1]) if found and "error" not in found[-1] else None
 
 
 def _n_weights(work: Path, model: str) -> int:

@@ -154,6 +154,8 @@ def lowerer_of(plan: Plan, checkpoint: Checkpoint) -> Lower:
     Raises ModuleNotFoundError, naming the package, if what it needs is not installed.
     """
     module, function = _LOWERERS[plan.format]
+    if plan.format == "onnx" and is_proven(plan):
+        importlib.import_module("onnxruntime")  # the verification's
     lower: Lower = getattr(importlib.import_module(module), function)
     if plan.format == "gguf":
         # The only format whose file holds the tokenizer.

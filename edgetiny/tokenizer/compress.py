@@ -10,7 +10,7 @@ from edgetiny.checkpoint import Checkpoint
 from edgetiny.config.tokenizer import TokenizerCompressConfig
 from edgetiny.console import QUIET, Reporter
 from edgetiny.errors import ConfigError
-from edgetiny.files import atomic_folder, refuse_existing
+from edgetiny.files import atomic_folder, refuse_existing, writing
 from edgetiny.tokenizer.always_kept import always_kept
 from edgetiny.tokenizer.compact import write_compact
 from edgetiny.tokenizer.count import count_tokens
@@ -85,7 +85,10 @@ def run(config: TokenizerCompressConfig, reporter: Reporter = QUIET) -> Tokenize
     assert chosen_by is not None
     warn_of_uncovered_scripts(source.tokenizer, chosen_by, reporter)
     trials = Trials(source.tokenizer, chosen_by, _mandatory(source, config), sample)
-    with tempfile.TemporaryDirectory(prefix="edgetiny-") as staging:
+    with (
+        tempfile.TemporaryDirectory(prefix="edgetiny-") as staging,
+        writing(Path(staging)),
+    ):
         row_map = _write_tokenizer(Path(staging), config, source, trials, reporter)
         compact = Tokenizer.open(Path(staging))
         after = _count(compact, config, reporter)

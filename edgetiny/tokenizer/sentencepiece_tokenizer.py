@@ -1,6 +1,7 @@
 """SentencePiece as a tokenizer: BPE and unigram models."""
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ class SentencePieceTokenizer(Tokenizer):
         require_supported(proto, path)
         self._proto = with_added_pieces(proto, path)
         if self._proto is not proto:
-            self._processor, _ = load_model(self._proto.SerializeToString(), path)
+            extended = self._proto.SerializeToString(deterministic=True)
+            self._processor, _ = load_model(extended, path)
+            self.sha256 = hashlib.sha256(extended).hexdigest()
         self._is_unigram = self._proto.trainer_spec.model_type == UNIGRAM
         self.kind = f"SentencePiece {'unigram' if self._is_unigram else 'BPE'}"
         self.vocab_size = len(self._proto.pieces)

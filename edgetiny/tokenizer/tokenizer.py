@@ -29,7 +29,7 @@ class Tokenizer(ABC):
         self.path = path
         """The file that decides the ids."""
         self.sha256 = hashlib.sha256(content).hexdigest()
-        """Identifies the tokenizer: the SHA-256 of that file."""
+        """Identifies the tokenizer: the SHA-256 of that file, with the pieces beside it if any."""
 
     @staticmethod
     def open(path: Path) -> "Tokenizer":

@@ -1,5 +1,6 @@
 """The table: who is compared with whom, and what it says of it."""
 
+from dataclasses import replace
 from typing import Any
 
 from peers.page import Facts, cell_table, markdown, verdict
@@ -119,3 +120,11 @@ def test_every_line_of_a_table_has_the_same_columns() -> None:
     for block in blocks:
         assert len({line.count("|") for line in block}) == 1
     assert "did not end within 180 s" in page
+
+
+def test_the_row_of_ours_that_is_compared_is_chosen_by_the_screening() -> None:
+    """Chosen by the rounds, it would be compared in those that it was lucky in."""
+    lucky = [run("lucky", number, 150.0) for number in range(1, 6)]
+    screened = (replace(facts("ours", is_ours=True), screened=150.0), facts("slow peer"))
+    other = replace(facts("lucky", is_ours=True), screened=140.0)
+    assert cell_table("A", [*rounds(), *lucky], [*screened, other])["ours"] == "ours"

@@ -1,4 +1,6 @@
+import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,19 @@ def test_what_is_not_a_tokenizer_is_named(tmp_path: Path, tiny_tokenizer: Path) 
         (tmp_path / "bad.model").write_bytes(damaged)
         with pytest.raises(DataError, match="damaged or not a SentencePiece model"):
             Tokenizer.open(tmp_path / "bad.model")
+
+
+def test_pieces_declared_beside_a_model_are_part_of_what_identifies_it(
+    tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    """An id that is another token in each of two folders must not pass for the same."""
+    hashes = set()
+    for name in ("<code>", "<math>", None):
+        folder = shutil.copytree(tiny_tokenizer, tmp_path / str(name))
+        if name is not None:
+            (folder / "added_tokens.json").write_text(json.dumps({name: 512}), encoding="utf-8")
+        tokenizer = Tokenizer.open(folder)
+        assert tokenizer.sha256 == Tokenizer.open(folder).sha256
+        hashes.add(tokenizer.sha256)
+    assert len(hashes) == 3
+    assert Tokenizer.open(tiny_tokenizer).sha256 in hashes
